@@ -1,0 +1,64 @@
+"""CAGrad: the best worst-case improvement in a ball around the mean gradient."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import NonNegativeFloat, PositiveInt
+
+from mtlbench.gramian import Array, GramianMethod
+from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.methods._solvers import cagrad_dual
+
+
+class CAGrad(GramianMethod):
+    r"""`"Conflict-Averse Gradient Descent for Multi-task Learning"
+    <https://arxiv.org/abs/2110.14048>`_.
+
+    With the mean gradient :math:`g_0` and :math:`g_v = J^\top v`,
+
+    .. math:: v = \arg\min_{v \in \Delta^{K-1}} g_v^\top g_0 + c \lVert g_0 \rVert \lVert g_v
+        \rVert, \qquad d = \frac{1}{1 + c^2} \left( g_0 + c \frac{\lVert g_0 \rVert}{\lVert g_v
+        \rVert} g_v \right)
+
+    Departs from the authors' code: v is found exactly (a min-norm point and one scalar equation),
+    not by SLSQP with finite differences, and the update is not multiplied by K (a protocol's
+    ``gradient_scale`` does that for every method alike). The division by :math:`1 + c^2` is the
+    authors' code's, not the paper's.
+
+    Args:
+        n_tasks: K.
+        c: radius of the ball in units of :math:`\lVert g_0 \rVert`; 0 is the mean gradient.
+        solver: "nnls", or "cvxpy" (slow, certified).
+        refresh: see :class:`GramianMethod`.
+        at: see :class:`GramianMethod`.
+    """
+
+    info = MethodInfo(
+        name="cagrad",
+        title="CAGrad",
+        year=2021,
+        arxiv="2110.14048",
+        head_policy="unit",
+        scale="mean",
+        backwards="per-task",
+    )
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        c: NonNegativeFloat = 0.4,
+        solver: Literal["nnls", "cvxpy"] = "nnls",
+        refresh: PositiveInt = 1,
+        at: GramianPoint = "shared",
+    ) -> None:
+        super().__init__(n_tasks, refresh=refresh, at=at)
+        self.c, self.solver = c, solver
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        v = cagrad_dual(gramian, self.c, self.solver)
+        size, mean_size = (max(float(q), 0.0) ** 0.5 for q in (v @ gramian @ v, gramian.mean()))
+        ratio = self.c * mean_size / size if size > 0 else 0.0
+        return np.asarray((1 / self.n_tasks + ratio * v) / (1 + self.c**2))

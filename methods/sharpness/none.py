@@ -1,0 +1,17 @@
+"""No wrapper: every gradient is taken where the parameters are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mtlbench.interfaces import GradientView, SharpnessInfo, SharpnessWrapper, Update
+from mtlbench.problem import StepProblem
+
+
+class Plain(SharpnessWrapper):
+    """The method as it is."""
+
+    info = SharpnessInfo(name="none", title="none", identity=True)
+
+    def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
+        return aggregate[0](problem.view())

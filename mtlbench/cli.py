@@ -1,0 +1,266 @@
+"""The command line: ``mtlbench quickstart | list | run | leaderboard | bench``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from mtlbench import leaderboard as boards
+from mtlbench.errors import UsageError
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
+from mtlbench.results import RunRecord, Store, check_writable
+from mtlbench.runner import Run, RunSpec
+from mtlbench.sweep import grid, sweep, unfinished
+
+app = typer.Typer(
+    help="Compare multi-task weighting methods and sharpness-aware wrappers under one protocol.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+LIST_OPTIONS = ("--method", "--sharpness", "--seed")
+"""Options that take several values: ``--seed 0 1 2``."""
+
+Kind = Literal["tasks", "methods", "sharpness"]
+REGISTRIES: dict[str, Registry[Any]] = {
+    "tasks": TASKS,
+    "methods": METHODS,
+    "sharpness": SHARPNESS,
+}
+Out = Annotated[Path, typer.Option("--out", help="Folder to write to; made if it is not there.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...; the fastest there is by default.")
+]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs at a time; one a core on the CPU, one on other devices."),
+]
+
+
+@app.command("list")
+def list_(
+    kind: Annotated[Kind | None, typer.Argument(help="What to list; all by default.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="One name a line.")] = False,
+) -> None:
+    """List tasks, methods and sharpness wrappers."""
+    for name in REGISTRIES if kind is None else [kind]:
+        names = REGISTRIES[name].names()
+        if plain:
+            typer.echo("\n".join(names))
+            continue
+        table = Table("name", "title", "what it is", title=name, title_justify="left")
+        for entry in names:
+            cls = REGISTRIES[name].get(entry)
+            module = sys.modules[cls.__module__].__doc__ or ""
+            table.add_row(entry, cls.info.title, module.partition("\n")[0].partition(": ")[2])
+        console.print(table)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="NAME or NAME:option=value,...")],
+    method: Annotated[list[str], typer.Option(help="One or more: ls fairgrad:alpha=2 ...")],
+    out: Out,
+    sharpness: Annotated[
+        list[str] | None, typer.Option(help="One or more: none samo:rho=0.05 ...")
+    ] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="One or more; 0 by default.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="The task's first by default.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder of the real data set.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
+    arch: Annotated[str | None, typer.Option(help="Instead of the protocol's.")] = None,
+    device: Device = None,
+    jobs: Jobs = None,
+    threads: Annotated[int, typer.Option(min=1, help="Torch threads of each run.")] = 1,
+) -> None:
+    """Train every method with every wrapper and seed; finished runs are kept, interrupted ones go
+    on."""
+    base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device)
+    runs = grid(base, method, sharpness or [SHARPNESS.default], seed or [0])
+    _execute(runs, out, jobs, threads)
+    _print(Store(out))
+
+
+@app.command()
+def quickstart(
+    out: Out = Path("quickstart"),
+    device: Device = None,
+    jobs: Jobs = None,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the quickstart's.")] = None,
+) -> None:
+    """Train a small leaderboard from embedded data in under three minutes; write its table and
+    plot."""
+    plan = yaml.safe_load(files("mtlbench").joinpath("quickstart.yaml").read_text())
+    base = RunSpec(plan["task"], "", epochs=epochs or plan["epochs"], device=device)
+    runs = [
+        run for g in plan["grids"] for run in grid(base, g["method"], g["sharpness"], plan["seed"])
+    ]
+    unique = list({run.identity.digest: run for run in runs}.values())
+    records = out / "records"
+    _execute(unique, records, jobs, threads=1)
+    built = _print(Store(records))
+    written = boards.write(built, out)
+    for board in built.values():
+        written.append(out / f"{board.task}.png")
+        boards.plot(board, written[-1])
+    for path in written:
+        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def leaderboard(
+    folder: Annotated[Path, typer.Argument(help="Folder of records.")] = Path(
+        "leaderboards/records"
+    ),
+    out: Out = Path("leaderboards"),
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; fail if a CSV file would change.")
+    ] = False,
+    plot: Annotated[
+        bool, typer.Option("--plot", help="Also plot delta-m against run time.")
+    ] = False,
+) -> None:
+    """Turn a folder of records into <task>.csv, <task>_seeds.csv and a table."""
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder of records at {folder}")
+    records = list(Store(folder))
+    if not records:
+        raise UsageError(f"there is no record (*.json) in {folder}")
+    if check:
+        complaints = boards.check(records, out)
+        for complaint in complaints:
+            console.print(complaint, style="red", highlight=False, soft_wrap=True)
+        if complaints:
+            raise typer.Exit(1)
+        console.print(f"{out}: every CSV file is what its {len(records)} records make")
+        return
+    check_writable(out)
+    built = _print(Store(folder))
+    boards.write(built, out)
+    if plot:
+        for board in built.values():
+            boards.plot(board, out / f"{board.task}.png")
+
+
+def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> None:
+    """Run what is not done yet, with a progress bar if somebody watches."""
+    check_writable(folder)
+    store = Store(folder)
+    todo = unfinished(runs, store)
+    console.print(
+        f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}"
+    )
+    parallel = jobs or (_cores() if runs[0].device.type == "cpu" else 1)
+    failed: list[RunRecord] = []
+    with _progress(sum(run.total_epochs for run in todo)) as (progress, bar):
+
+        def finished(run: Run, record: RunRecord) -> None:
+            if record.status != "ok":
+                failed.append(record)
+            progress.console.print(_line(record), highlight=False, soft_wrap=True)
+
+        sweep(
+            todo,
+            folder,
+            jobs=parallel,
+            threads=threads,
+            on_epoch=lambda _: progress.advance(bar),
+            on_record=finished,
+        )
+    if any(record.status == "failed" for record in failed):
+        console.print(f"{len(failed)} runs have no result; run the same command to try them again")
+        raise typer.Exit(1)
+
+
+def _line(record: RunRecord) -> str:
+    identity = record.identity
+    name = f"{identity.method} x {identity.sharpness}, seed {identity.seed}"
+    if record.status != "ok":
+        return f"[red]{record.status}[/red] {name}: {record.reason}"
+    return f"[green]ok[/green] {name}: {record.train_seconds:.1f} s"
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[tuple[Progress, Any]]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        yield progress, progress.add_task("epochs", total=total)
+
+
+def _print(store: Store) -> dict[str, boards.Board]:
+    built = boards.build(store)
+    for board in built.values():
+        for table in boards.render(board):
+            console.print(table)
+    return built
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _spread(arguments: Sequence[str]) -> list[str]:
+    """Write ``--seed 0 1 2`` as ``--seed 0 --seed 1 --seed 2``, which is what click understands."""
+    spread: list[str] = []
+    option = ""
+    for argument in arguments:
+        if argument.startswith("-"):
+            option = argument if argument in LIST_OPTIONS else ""
+            if not option:
+                spread.append(argument)
+        elif option:
+            spread += [option, argument]
+        else:
+            spread.append(argument)
+    return spread
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point.
+
+    Args:
+        arguments: instead of the process's.
+
+    Returns:
+        0; 1 if a run failed or a check did; 2 for a request that cannot be carried out; 130 after
+        an interrupt.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        app(_spread(words), prog_name="mtlbench")
+    except SystemExit as end:  # how typer ends, also after an error of its own
+        return int(end.code or 0)
+    except UsageError as error:
+        if debug:
+            raise
+        Console(stderr=True).print(
+            f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True
+        )
+        return 2
+    return 0
+
+
+def entry() -> None:
+    """Console script."""
+    raise SystemExit(main())

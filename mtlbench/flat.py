@@ -1,0 +1,173 @@
+"""All trainable parameters in one buffer, and gradient buffers of the same layout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from mtlbench.errors import UsageError
+from mtlbench.model import MultiTaskModel
+
+Move = tuple[slice, Tensor, Tensor | float]
+"""``(segment, direction, length)``: add ``length * direction`` to a segment of the parameters."""
+
+
+class FlatParameters:
+    """One contiguous buffer ``[shared | head_1 | ... | head_K]``; the model's parameters are views
+    into it.
+
+    Build it after ``model.to(device)``. ``load_state_dict`` keeps the views,
+    ``optimizer.zero_grad()`` drops the gradients' (never call it: gradients are written, not
+    accumulated, from step to step).
+
+    Args:
+        model: its trainable parameters are moved into the buffer; frozen ones are left alone.
+        objectives: order of the heads; heads of other objectives are left alone.
+
+    Raises:
+        UsageError: there is nothing to train, or parameters differ in dtype or device.
+    """
+
+    def __init__(self, model: MultiTaskModel, objectives: Sequence[str]) -> None:
+        shared, heads = model.parameter_roles(objectives)
+        self.shared_params = shared
+        self.head_params = heads
+        self.params = [*shared, *(p for head in heads for p in head)]
+        _check_uniform(self.params)
+        trunk = {id(p) for p in model.shared.parameters()}
+        self.trunk_only = bool(shared) and all(id(p) in trunk for p in shared)
+        """Whether every shared parameter acts through the trunk's output alone."""
+        sizes = [sum(p.numel() for p in group) for group in (shared, *heads)]
+        ends = torch.tensor(sizes).cumsum(0).tolist()
+        segments = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
+        self.shared, self.heads = segments[0], segments[1:]
+        self.layer_sizes = [p.numel() for p in shared]
+        self.data = torch.cat([p.detach().reshape(-1) for p in self.params])
+        for p, view in zip(self.params, _views(self.data, self.params), strict=True):
+            p.data = view
+        self.grad = GradientRows(self, 1)
+        self._pool: dict[int, list[GradientRows]] = {1: [self.grad]}
+        self._taken: dict[int, int] = {}
+        self._anchor: Tensor | None = None
+        self._anchored = False
+        self._shifts = 0
+        self.point = 0
+        """Names the present position of the parameters; a shift changes it, its end restores it."""
+
+    def begin_step(self) -> None:
+        """Forget the last step: its gradient buffers may be reused and the parameters have
+        moved."""
+        self._taken = {}
+        self._anchored = False
+
+    def rows(self, n_rows: int) -> GradientRows:
+        """A zeroed gradient buffer that nobody else uses in this step; allocated once a run."""
+        pool = self._pool.setdefault(n_rows, [])
+        index = self._taken.get(n_rows, 0)
+        self._taken[n_rows] = index + 1
+        if index == len(pool):
+            pool.append(GradientRows(self, n_rows))
+        return pool[index].zero_()
+
+    @contextmanager
+    def shifted(self, *moves: Move) -> Iterator[None]:
+        """Displace segments of the parameters; they are bit-equal again afterwards, also after an
+        exception.
+
+        Graphs made before the shift, or within it, fail when they are used on the other side.
+
+        Raises:
+            RuntimeError: within another shift; shifts do not nest.
+        """
+        if self.point:
+            raise RuntimeError("shifted() inside shifted(): shifts do not nest")
+        if self._anchor is None:
+            self._anchor = torch.empty_like(self.data)
+        if not self._anchored:
+            self._anchor.copy_(self.data)
+            self._anchored = True
+        self._shifts += 1
+        self.point = self._shifts
+        try:
+            for segment, direction, length in moves:
+                torch.mul(direction, length, out=self.data[segment]).add_(self._anchor[segment])
+            self._invalidate_graphs()
+            yield
+        finally:
+            for segment, _, _ in moves:
+                self.data[segment].copy_(self._anchor[segment])
+            self._invalidate_graphs()
+            self.point = 0
+
+    def _invalidate_graphs(self) -> None:
+        # Writing through the buffer bypasses autograd's version counters: without this, a backward
+        # pass through a
+        # graph made at the other point would silently mix the two.
+        torch.autograd.graph.increment_version(self.params)
+
+    def scale_layers_(self, direction: Tensor, factors: Tensor) -> Tensor:
+        """Multiply each shared parameter tensor's part of ``direction`` (P,) by its entry of
+        ``factors``."""
+        torch._foreach_mul_(direction.split(self.layer_sizes), factors.unbind())
+        return direction
+
+    def layer_norms(self, direction: Tensor) -> Tensor:
+        """Norm of each shared parameter tensor's part of ``direction`` (P,), one entry a tensor."""
+        return torch.stack(torch._foreach_norm(direction.split(self.layer_sizes)))
+
+
+class GradientRows:
+    """A gradient buffer: ``n_rows`` gradients of the shared parameters and one of every head.
+
+    Autograd writes into row k while it is bound; head k sees loss k only, so the heads need no
+    rows.
+
+    Attributes:
+        jacobian: (n_rows, P).
+        rows: the rows of ``jacobian``, each (P,).
+        heads: one vector a head.
+    """
+
+    def __init__(self, flat: FlatParameters, n_rows: int) -> None:
+        P = flat.shared.stop
+        self._flat = flat
+        self.buffer = flat.data.new_zeros((n_rows - 1) * P + flat.data.numel())
+        self.jacobian = self.buffer[: n_rows * P].view(n_rows, P)
+        self.rows = list(self.jacobian.unbind())
+        offset = (n_rows - 1) * P
+        self.heads = [self.buffer[s.start + offset : s.stop + offset] for s in flat.heads]
+        self._row_views = [_views(row, flat.shared_params) for row in self.rows]
+        head_params = [p for head in flat.head_params for p in head]
+        self._head_views = _views(self.buffer[n_rows * P :], head_params)
+        self._head_params = head_params
+
+    def zero_(self) -> GradientRows:
+        """Set every gradient to zero."""
+        self.buffer.zero_()
+        return self
+
+    def bind(self, row: int = 0) -> None:
+        """Let the parameters' ``grad`` be row ``row`` and the heads of this buffer."""
+        for p, view in zip(self._flat.shared_params, self._row_views[row], strict=True):
+            p.grad = view
+        for p, view in zip(self._head_params, self._head_views, strict=True):
+            p.grad = view
+
+
+def _views(vector: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor]:
+    pieces = vector.split([p.numel() for p in params]) if params else ()
+    return [piece.view(p.shape) for piece, p in zip(pieces, params, strict=True)]
+
+
+def _check_uniform(params: Sequence[nn.Parameter]) -> None:
+    kinds = {(p.dtype, p.device) for p in params}
+    if not kinds:
+        raise UsageError("the model has no trainable parameter")
+    if len(kinds) > 1:
+        raise UsageError(
+            f"trainable parameters must share one dtype and device, "
+            f"found {sorted(map(str, kinds))}: build the Stepper after model.to(device)"
+        )

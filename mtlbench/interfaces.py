@@ -1,0 +1,380 @@
+r"""The contracts: a task says what is learnt, a wrapper where each gradient is taken, a method how
+the K become one.
+
+Notation: K tasks (objectives), P shared parameters, ``losses`` (K,), ``jacobian`` J of shape (K, P)
+with the gradient of loss k with respect to the shared parameters in row k, ``gramian`` :math:`G = J
+J^\top` (K, K).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import ConfigDict, validate_call
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from mtlbench.model import MultiTaskModel
+    from mtlbench.problem import StepProblem
+
+HeadPolicy = Literal["unit", "weighted"]
+GramianPoint = Literal["shared", "representation"]
+
+
+@dataclass(frozen=True)
+class InputGroup:
+    """Inputs shared by the objectives in ``targets``.
+
+    Args:
+        inputs: a Tensor, or any object with a ``to(device)`` method (a ``torch_geometric`` batch).
+        targets: objective name to target.
+    """
+
+    inputs: Any
+    targets: Mapping[str, Tensor]
+
+    def to(self, device: torch.device) -> InputGroup:
+        """The same group on ``device``."""
+        targets = {name: target.to(device) for name, target in self.targets.items()}
+        return InputGroup(self.inputs.to(device), targets)
+
+
+Batch = Sequence[InputGroup]
+"""One training batch: one group with K targets (single input), or K groups with one each
+(multi-input)."""
+
+Loss = Callable[[str, Any, Tensor], Tensor]
+"""``loss(objective, prediction, target)`` returns a scalar."""
+
+
+# ------------------------------------------------------------------------------------ gradients
+@dataclass
+class Update:
+    """A descent direction's negative: what goes into the parameters' ``grad``.
+
+    Args:
+        shared: gradient of the shared parameters, (P,).
+        heads: gradient of each head's parameters, one vector a task.
+        weights: the (K,) task weights that made ``shared``, where there are such.
+    """
+
+    shared: Tensor
+    heads: Sequence[Tensor]
+    weights: Tensor | None = None
+
+    def __add__(self, other: Update) -> Update:
+        heads = [mine + theirs for mine, theirs in zip(self.heads, other.heads, strict=True)]
+        return Update(self.shared + other.shared, heads)
+
+
+class GradientView(ABC):
+    """What a weighting method may ask about the current step. Lazy: the cost follows from the
+    questions.
+
+    What it returns lives in buffers that the next training step reuses: clone what is to be kept.
+    """
+
+    losses: Tensor
+    """Detached losses at the unperturbed point, (K,)."""
+
+    generator: torch.Generator
+    """The run's own source of randomness, on the device of ``losses``."""
+
+    @property
+    def n_tasks(self) -> int:
+        """K."""
+        return self.losses.numel()
+
+    @abstractmethod
+    def jacobian(self) -> Tensor:
+        """Gradients of the shared parameters, (K, P): K backward passes on first use, then
+        cached."""
+
+    @abstractmethod
+    def head_grads(self) -> Sequence[Tensor]:
+        """Each task's gradient of its own head, K vectors."""
+
+    @abstractmethod
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        r""":math:`J^\top w`: ONE backward pass if J was never asked for, a matrix product if it
+        was.
+
+        Args:
+            weights: (K,); detached here.
+            heads: whether head k gets ``weights[k]`` times its own gradient or the gradient as it
+                is.
+        """
+
+    def gramian(self, at: GramianPoint = "shared") -> Tensor:
+        r""":math:`G = J J^\top`, (K, K).
+
+        Args:
+            at: ``"shared"`` for gradients of the shared parameters, ``"representation"`` for
+                gradients at the trunk's output (K backward passes through the heads, none through
+                the trunk).
+        """
+        rows = self.jacobian() if at == "shared" else self.representation_jacobian()
+        return rows @ rows.T
+
+    @abstractmethod
+    def representation_jacobian(self) -> Tensor:
+        """Gradients at the trunk's output, flattened, (K, R)."""
+
+
+# ------------------------------------------------------------------------------------ methods
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a weighting method declares about itself.
+
+    Args:
+        name: registry name, the file's name.
+        title: name in tables, as in the paper.
+        year: of the first publication.
+        arxiv: arXiv identifier, empty if there is none.
+        head_policy: ``"weighted"`` if head k gets ``w_k`` times its gradient, ``"unit"`` if the
+            gradient itself.
+        scale: what K identical tasks with gradient g yield: ``"sum"`` K g, ``"mean"`` g, ``"own"``
+            neither.
+        role: ``"reference"`` trains each task alone (delta-m is measured against it),
+            ``"baseline"`` is the method that run times are compared with, everything else is a
+            ``"method"``.
+        backwards: backward passes a step, without a wrapper.
+        extra_forwards: forward passes a step beyond the first.
+    """
+
+    name: str
+    title: str
+    year: int
+    arxiv: str = ""
+    head_policy: HeadPolicy = "weighted"
+    scale: Literal["sum", "mean", "own"] = "own"
+    role: Literal["method", "baseline", "reference"] = "method"
+    backwards: Literal["one", "per-task"] = "one"
+    extra_forwards: int = 0
+
+
+class _Checked:
+    """Constructors check their arguments against their annotations (``PositiveFloat``, ``Literal``,
+    ...)."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            check = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+            cls.__init__ = check(cls.__init__)  # type: ignore[method-assign]
+
+
+class _Stateful(_Checked, nn.Module):
+    """A module whose optimizers and counters travel with its ``state_dict``."""
+
+    counters: Mapping[str, int]
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """States of the optimizers that a method holds as attributes."""
+        return {k: v.state_dict() for k, v in vars(self).items() if isinstance(v, Optimizer)}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`get_extra_state`."""
+        for name, value in state.items():
+            getattr(self, name).load_state_dict(value)
+
+
+class WeightingMethod(_Stateful, ABC):
+    """Turns the K task gradients of a step into one update.
+
+    Most methods override :meth:`weights` only. ``aggregate`` may run any number of times a step
+    (not at all, or once for each gradient family of a wrapper); state advances in
+    :meth:`after_step` and nowhere else.
+
+    Args:
+        n_tasks: K.
+    """
+
+    info: ClassVar[MethodInfo]
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.n_tasks = n_tasks
+
+    def weights(self, view: GradientView) -> Tensor:
+        """Task weights (K,), detached."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines neither weights() nor aggregate()"
+        )
+
+    def aggregate(self, view: GradientView) -> Update:
+        """The update; one task alone needs no weighting and is plain descent."""
+        weights = torch.ones_like(view.losses) if view.n_tasks == 1 else self.weights(view)
+        return view.combine(weights, self.info.head_policy)
+
+    def after_step(self, evaluate: Callable[[], Tensor]) -> None:
+        """Advance the state. ``evaluate()`` returns the (K,) losses of the same batch after the
+        step."""
+
+    def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
+        """See the epoch's mean training losses (K,)."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers worth a place in a run's record (fallbacks of a solver, ...)."""
+        return {}
+
+
+# ------------------------------------------------------------------------------------ wrappers
+@dataclass(frozen=True)
+class SharpnessInfo:
+    """What a sharpness wrapper declares about itself; ``identity`` marks the one that changes
+    nothing."""
+
+    name: str
+    title: str
+    year: int = 0
+    arxiv: str = ""
+    identity: bool = False
+
+
+class SharpnessWrapper(_Stateful, ABC):
+    """Changes where each task's gradient is taken, for any weighting method."""
+
+    info: ClassVar[SharpnessInfo]
+    parts: ClassVar[int] = 1
+    """Gradient families that are aggregated apart, each with its own copy of the method."""
+
+    @abstractmethod
+    def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
+        """The update of one step; ``aggregate`` has ``parts`` entries."""
+
+    def after_step(self) -> None:
+        """Advance the state; called once a step, after the optimizer has moved."""
+
+
+# ------------------------------------------------------------------------------------ tasks
+@dataclass(frozen=True)
+class MetricInfo:
+    """One reported number.
+
+    Args:
+        name: its key, unique in the task.
+        objective: whose prediction it judges.
+        unit: as printed ("%", "meV", "Debye", ...).
+        higher_is_better: its direction.
+        scale: a typical magnitude; model selection adds up ``metric / scale``.
+    """
+
+    name: str
+    objective: str
+    unit: str
+    higher_is_better: bool
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a benchmark is trained; part of every row's identity. Raise ``version`` with any change
+    of a number.
+
+    Args:
+        optimizer: name of a ``torch.optim`` class.
+        scheduler: ``(name, options)`` of a ``torch.optim.lr_scheduler`` class stepped once an
+            epoch; ``ReduceLROnPlateau`` sees the validation's selection score (``mode="max"``).
+        gradient_scale: ``"paper"`` takes every method's update as its paper has it; ``"sum"``
+            multiplies updates of ``scale="mean"`` methods by K, to the size of a sum of gradients.
+        clip_norm: bound of the norm of the shared gradient, after aggregation.
+        rho: the grid of perturbation radii that this protocol's wrappers are tuned on.
+        options: anything else that the task needs (split sizes, widths), part of the record.
+    """
+
+    name: str
+    version: int
+    arch: str
+    epochs: int
+    batch_size: int
+    lr: float
+    optimizer: str = "Adam"
+    weight_decay: float = 0.0
+    scheduler: tuple[str, Mapping[str, Any]] | None = None
+    gradient_scale: Literal["paper", "sum"] = "paper"
+    clip_norm: float | None = None
+    rho: tuple[float, ...] = (0.01, 0.05, 0.1)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a benchmark declares about itself.
+
+    Args:
+        objectives: the K task names: keys of targets and heads.
+        protocols: the first is the default.
+        references: papers, as URLs.
+        licence: of the data.
+        source: how to get the real data.
+    """
+
+    name: str
+    title: str
+    objectives: tuple[str, ...]
+    metrics: tuple[MetricInfo, ...]
+    protocols: tuple[Protocol, ...]
+    architectures: tuple[str, ...]
+    references: tuple[str, ...]
+    licence: str
+    source: str
+
+
+class Task(_Checked, ABC):
+    """A benchmark: data, networks, losses and meters. Nothing in it knows how it is optimised.
+
+    Args:
+        protocol: one of ``info.protocols``, possibly with other epochs.
+        data: folder of the real data set; None for the embedded data.
+
+    Raises:
+        DataError: a file of the data set is missing or corrupt.
+    """
+
+    info: ClassVar[TaskInfo]
+    data_source: str
+    """Names the data in every row, e.g. ``"MNIST, 5,000 embedded images"``."""
+    stand_in: bool = False
+    """Whether the data only stands in for the data set that the task is named after."""
+
+    def __init__(self, protocol: Protocol, data: Path | None = None) -> None:
+        self.protocol = protocol
+        self.data = data
+
+    @abstractmethod
+    def build_model(self, arch: str) -> MultiTaskModel:
+        """A freshly initialised network with one head an objective."""
+
+    @abstractmethod
+    def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
+        """One pass over ``"train"``, ``"val"`` or ``"test"``; shuffled by ``seed``, in order if it
+        is None.
+
+        Sized: ``len()`` of what is returned is the number of batches.
+        """
+
+    @abstractmethod
+    def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
+        """The training loss, a scalar: the mean over the batch."""
+
+    @abstractmethod
+    def meters(self) -> Mapping[str, Metric]:
+        """Fresh meters, keyed by metric name; each is updated with ``(prediction, target)``."""
+
+    def selection_score(self, metrics: Mapping[str, float]) -> float:
+        """Higher is better: the mean over the metrics of ``+-metric / scale``."""
+        signed = [
+            (1 if m.higher_is_better else -1) * metrics[m.name] / m.scale
+            for m in self.info.metrics
+            if m.name in metrics
+        ]
+        return sum(signed) / len(signed)

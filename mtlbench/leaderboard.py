@@ -1,0 +1,587 @@
+"""From records to tables: CSV files, a table for the terminal, a plot of quality against run time.
+
+Rows are compared within their group only: same task and options, protocol and version, epochs,
+data, architecture and class of device. The seeds that a group expects are all that occur in its
+records. A row that lacks one of them keeps empty cells and says so in ``status``; nothing is
+averaged over holes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle, takewhile, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from mtlbench.errors import UsageError
+from mtlbench.metrics import delta_m, delta_m_per_task, mean_rank
+from mtlbench.results import Metric, RunRecord, write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+GROUP = [
+    "task",
+    "task_options",
+    "protocol",
+    "protocol_version",
+    "epochs",
+    "data_source",
+    "stand_in",
+    "architecture",
+    "device_class",
+]
+"""What two rows have to share to be compared."""
+
+ROW = ["method", "method_options", "sharpness", "sharpness_options"]
+"""What tells the rows of a group apart."""
+
+_TITLES = ["method_title", "sharpness_title"]
+_ROLES = ["reference", "baseline", "method"]
+_DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last"]
+_COSTS = ["step_ms", "step_ratio", "peak_memory_mb", "forwards", "backwards", "head_backwards"]
+_MACHINE = ["device", "threads"]
+_ORIGIN = ["train_seconds", *_MACHINE, "commit", "dirty", "started", "command"]
+_MOST_METRICS = 4
+_DASH = "—"
+_TIMES = "\N{MULTIPLICATION SIGN}"
+_MARKERS = "osD^vP*Xph<>"
+_POINT: dict[str, Any] = {
+    "linestyle": "",
+    "markersize": 8,
+    "markeredgecolor": "white",
+    "markeredgewidth": 0.5,
+    "capsize": 3,
+    "elinewidth": 1,
+}
+
+
+@dataclass(frozen=True)
+class Board:
+    """The tables of one task.
+
+    Args:
+        task: its name.
+        metrics: by name, in the order of their columns.
+        rows: one row per group x method x wrapper x options, means over seeds.
+        seeds: the runs behind them, one row each.
+    """
+
+    task: str
+    metrics: Mapping[str, Metric]
+    rows: pd.DataFrame
+    seeds: pd.DataFrame
+
+    def groups(self) -> Iterator[pd.DataFrame]:
+        """The rows, group by group."""
+        for _, rows in self.rows.groupby(GROUP, sort=False):
+            yield rows
+
+
+# ------------------------------------------------------------------------------------ building
+def build(records: Iterable[RunRecord]) -> dict[str, Board]:
+    """Boards by task.
+
+    Raises:
+        UsageError: a run occurs twice, or records disagree on what a metric is.
+    """
+    by_task: dict[str, list[RunRecord]] = {}
+    for record in records:
+        by_task.setdefault(record.identity.task, []).append(record)
+    return {task: _board(task, by_task[task]) for task in sorted(by_task)}
+
+
+def _board(task: str, records: Sequence[RunRecord]) -> Board:
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(tuple(_group(record).values()), []).append(record)
+    metrics = _metrics(records)
+    seeds = [_compare(groups[key]) for key in sorted(groups)]
+    rows = [
+        _reduce(runs, _metrics(groups[key]))
+        for key, runs in zip(sorted(groups), seeds, strict=True)
+    ]
+
+    means = [column for name in metrics for column in (name, f"{name}_std")]
+    means += ["delta_m", "delta_m_std", "delta_m_per_task", "delta_m_last", "mean_rank"]
+    said = ["role", "plain", "status", "n_seeds", "seeds"]
+    columns = [*GROUP, *ROW, *_TITLES, *said, *means, *_COSTS, "device"]
+
+    values = [*metrics, *(f"{name}_last" for name in metrics)]
+    said = ["role", "plain", "seed", "status", "reason", "selected_epoch"]
+    seed_columns = [*GROUP, *ROW, *_TITLES, *said, *values, *_DELTAS, *_COSTS, *_ORIGIN]
+    return Board(task, metrics, _stack(rows, columns), _stack(seeds, seed_columns))
+
+
+def _stack(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat([f.reindex(columns=columns) for f in frames], ignore_index=True)
+
+
+def _metrics(records: Iterable[RunRecord]) -> dict[str, Metric]:
+    metrics: dict[str, Metric] = {}
+    for record in records:
+        for metric in record.metrics:
+            if metrics.setdefault(metric.name, metric) != metric:
+                raise UsageError(
+                    f"records of {record.identity.task} disagree on the metric {metric.name!r}: "
+                    f"{metrics[metric.name]!r} and {metric!r}"
+                )
+    return metrics
+
+
+def _group(record: RunRecord) -> dict[str, Any]:
+    identity = record.identity
+    return {
+        name: _text(value) if isinstance(value := getattr(identity, name), dict) else value
+        for name in GROUP
+    }
+
+
+def _text(options: Mapping[str, Any]) -> str:
+    """Options as on the command line: ``c=0.4,solver=nnls``."""
+    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(options.items())}
+    return ",".join(f"{name}={value}" for name, value in values.items())
+
+
+def _run(record: RunRecord) -> dict[str, Any]:
+    """A run as a row of the seed-level table, without comparisons."""
+    identity, provenance = record.identity, record.provenance
+    method_title, sharpness_title = record.titles
+    run = _group(record) | {
+        "method": identity.method,
+        "method_options": _text(identity.method_options),
+        "sharpness": identity.sharpness,
+        "sharpness_options": _text(identity.sharpness_options),
+        "method_title": method_title,
+        "sharpness_title": sharpness_title,
+        "role": record.role,
+        "plain": record.plain,
+        "seed": identity.seed,
+        "status": record.status,
+        "reason": " ".join(record.reason.split()),
+        "device": provenance.device,
+        "threads": provenance.threads,
+        "commit": provenance.commit,
+        "dirty": provenance.dirty,
+        "started": provenance.started,
+        "command": provenance.command,
+    }
+    return run | (_results(record) if record.status == "ok" else {})
+
+
+def _results(record: RunRecord) -> dict[str, Any]:
+    """What only a run that reached its end has."""
+    last = {f"{name}_last": value for name, value in record.scores(at="last").items()}
+    return {
+        **record.scores(),
+        **last,
+        "selected_epoch": " ".join(str(phase.selected_epoch) for phase in record.phases),
+        "step_ms": record.step_ms,
+        "peak_memory_mb": record.peak_memory_mb,
+        "train_seconds": record.train_seconds,
+        "forwards": sum(phase.forwards_per_step for phase in record.phases),
+        "backwards": sum(phase.backwards_per_step for phase in record.phases),
+        "head_backwards": sum(phase.head_backwards_per_step for phase in record.phases),
+    }
+
+
+def _place(run: dict[str, Any]) -> tuple[Any, ...]:
+    """Sort key: the reference first, the bare wrapper before the others."""
+    method = (run["method"], run["method_options"])
+    wrapper = (not run["plain"], run["sharpness"], run["sharpness_options"])
+    return (_ROLES.index(run["role"]), *method, *wrapper, run["seed"])
+
+
+def _compare(records: Sequence[RunRecord]) -> pd.DataFrame:
+    """The runs of a group in order, with their delta-m and run time ratios."""
+    metrics = _metrics(records)
+    values = [*metrics, *(f"{name}_last" for name in metrics)]
+    numbers = [*values, *_COSTS, "train_seconds"]
+    in_order: list[dict[str, Any]] = sorted((_run(record) for record in records), key=_place)
+    runs = pd.DataFrame(in_order)
+    runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *numbers])))
+    runs[numbers] = runs[numbers].astype(float)
+    _check_unique(runs)
+
+    reference = _reference(runs)[values].mean(skipna=False)
+    for at, suffix in (("delta_m", ""), ("delta_m_last", "_last")):
+        runs[at] = [_delta(row, reference, metrics, suffix) for _, row in runs.iterrows()]
+    runs["delta_m_per_task"] = [
+        _delta(row, reference, metrics, per_task=True) for _, row in runs.iterrows()
+    ]
+    runs["step_ratio"] = _step_ratios(runs)
+    return runs
+
+
+def _check_unique(runs: pd.DataFrame) -> None:
+    doubles = runs[runs.duplicated([*ROW, "seed"])]
+    for _, run in doubles.iterrows():
+        name = " ".join(str(run[column]) for column in ROW if run[column])
+        raise UsageError(f"two records of {run['task']} with {name}, seed {run['seed']}: keep one")
+
+
+def _sole(runs: pd.DataFrame, role: str) -> pd.DataFrame:
+    """Runs of the one unwrapped row of this role; none where there are several such rows."""
+    found = runs[(runs["role"] == role) & runs["plain"]]
+    return found if len(found.drop_duplicates(ROW)) == 1 else found.iloc[:0]
+
+
+def _reference(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs that delta-m is measured against; none unless all seeds are there."""
+    found = _sole(runs, "reference")
+    done = set(found.loc[found["status"] == "ok", "seed"])
+    return found if done == set(runs["seed"]) else found.iloc[:0]
+
+
+def _delta(
+    run: pd.Series[Any],
+    reference: pd.Series[float],
+    metrics: Mapping[str, Metric],
+    suffix: str = "",
+    per_task: bool = False,
+) -> float:
+    values = {name: float(run[name + suffix]) for name in metrics}
+    base = {name: float(reference[name + suffix]) for name in metrics}
+    directions = {name: metric.higher_is_better for name, metric in metrics.items()}
+    if not per_task:
+        return _clean(delta_m(values, base, directions))
+    objectives = {name: metric.objective for name, metric in metrics.items()}
+    return _clean(delta_m_per_task(values, base, directions, objectives))
+
+
+def _clean(number: float) -> float:
+    """Without the last bits, which a mean that is zero on paper would print."""
+    return round(number, 9) + 0.0
+
+
+def _step_ratios(runs: pd.DataFrame) -> list[float]:
+    """Step times over that of the baseline's run with the same seed on the same machine."""
+    keys = ["seed", *_MACHINE]
+    times = _sole(runs, "baseline").set_index(keys)["step_ms"].to_dict()
+    found = [times.get(key, math.nan) for key in runs[keys].itertuples(index=False, name=None)]
+    return list(runs["step_ms"] / pd.Series(found, index=runs.index))
+
+
+# ------------------------------------------------------------------------------------ reducing
+def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """The rows of a group: means over its seeds."""
+    expected = sorted(set(runs["seed"]))
+    grouped = runs.groupby(ROW, sort=False)
+    rows = pd.DataFrame([_row(row, expected, list(metrics)) for _, row in grouped])
+    directions = {name: metric.higher_is_better for name, metric in metrics.items()}
+    ranked = rows[rows["role"] != "reference"]
+    rows["mean_rank"] = mean_rank(ranked, directions).reindex(rows.index)
+    return rows
+
+
+def _row(runs: pd.DataFrame, expected: list[int], metrics: Sequence[str]) -> dict[str, Any]:
+    by_seed = runs.set_index("seed").reindex(expected)
+    done = by_seed.index[by_seed["status"] == "ok"]
+    numbers = by_seed[[*metrics, *_DELTAS, *_COSTS]]
+    means = numbers.mean(skipna=False)
+    means[_DELTAS] = means[_DELTAS].map(_clean)
+    spreads = numbers[[*metrics, "delta_m"]].std(ddof=1, skipna=False).add_suffix("_std")
+    row: dict[Any, Any] = {
+        "status": _status(by_seed, metrics),
+        "n_seeds": len(done),
+        "seeds": " ".join(str(seed) for seed in done),
+        "device": "; ".join(sorted(set(runs["device"]))),
+    }
+    shared = runs.iloc[0][[*GROUP, *ROW, *_TITLES, "role", "plain"]]
+    return row | shared.to_dict() | means.to_dict() | spreads.to_dict()
+
+
+def _status(by_seed: pd.DataFrame, metrics: Sequence[str]) -> str:
+    """``"ok"``, or which seeds are amiss and why."""
+    faults = {seed: _fault(run, metrics) for seed, run in by_seed.iterrows()}
+    amiss = [f"seed {seed} {fault}" for seed, fault in faults.items() if fault]
+    return f"{len(faults) - len(amiss)}/{len(faults)} seeds: {', '.join(amiss)}" if amiss else "ok"
+
+
+def _fault(run: pd.Series[Any], metrics: Sequence[str]) -> str:
+    if pd.isna(run["status"]):
+        return "missing"
+    if run["status"] != "ok":
+        return str(run["status"])
+    absent = [name for name in metrics if pd.isna(run[name])]
+    return f"without {' '.join(absent)}" if absent else ""
+
+
+# ------------------------------------------------------------------------------------ files
+def to_csv(frame: pd.DataFrame) -> str:
+    """A table as text, the same on every platform: six digits, ``\\n``, empty where missing."""
+    return frame.to_csv(index=False, float_format="%.6g", lineterminator="\n", na_rep="")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write :func:`to_csv`, all of it or nothing."""
+    text = to_csv(frame)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def files(boards: Mapping[str, Board]) -> dict[str, pd.DataFrame]:
+    """File name to table: ``<task>.csv`` and ``<task>_seeds.csv``."""
+    named: dict[str, pd.DataFrame] = {}
+    for task, board in boards.items():
+        named |= {f"{task}.csv": board.rows, f"{task}_seeds.csv": board.seeds}
+    return named
+
+
+def write(boards: Mapping[str, Board], folder: Path) -> list[Path]:
+    """Write all CSV files of ``boards`` and say where they are."""
+    named = files(boards)
+    for name, frame in named.items():
+        write_csv(frame, folder / name)
+    return [folder / name for name in named]
+
+
+def check(records: Iterable[RunRecord], folder: Path) -> list[str]:
+    """Rebuild the CSV files and compare them with those in ``folder``, byte for byte.
+
+    Returns:
+        One line for every file that differs, is missing, or has no records; empty if all is well.
+    """
+    expected = {name: to_csv(frame).encode() for name, frame in files(build(records)).items()}
+    present = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
+    complaints = []
+    for name in sorted(expected.keys() | present.keys()):
+        if name not in present:
+            complaints.append(f"{name}: missing")
+        elif name not in expected:
+            complaints.append(f"{name}: there are no records behind it")
+        elif present[name] != expected[name]:
+            complaints.append(f"{name}: {_first_difference(present[name], expected[name])}")
+    return complaints
+
+
+def _first_difference(present: bytes, expected: bytes) -> str:
+    pairs = zip_longest(present.splitlines(True), expected.splitlines(True), fillvalue=b"")
+    for number, (found, rebuilt) in enumerate(pairs, start=1):
+        if found != rebuilt:
+            is_now, was_made = _excerpt(found, rebuilt), _excerpt(rebuilt, found)
+            return f"line {number} has {is_now}, the records give {was_made}"
+    raise AssertionError("called with equal bytes")
+
+
+def _excerpt(line: bytes, other: bytes, width: int = 30) -> str:
+    """The part of a line around the first byte that differs from ``other``."""
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(line, other, strict=False))
+    start = max(0, sum(1 for _ in same) - width)
+    cut = line[start : start + 2 * width].decode(errors="replace")
+    return repr(f"...{cut}" if start else cut)
+
+
+# ------------------------------------------------------------------------------------ terminal
+def render(board: Board) -> list[Table]:
+    """One table a group, for rich."""
+    return [_table(board, rows) for rows in board.groups()]
+
+
+def heading(rows: pd.DataFrame) -> str:
+    """What a group's rows share, in one line."""
+    row = rows.iloc[0]
+    options = f" ({row['task_options']})" if row["task_options"] else ""
+    source = f"STAND-IN DATA: {row['data_source']}" if row["stand_in"] else row["data_source"]
+    protocol = f"{row['protocol']} v{row['protocol_version']}, {row['epochs']} epochs"
+    return " · ".join(
+        [f"{row['task']}{options}", protocol, source, row["architecture"], row["device_class"]]
+    )
+
+
+def _table(board: Board, rows: pd.DataFrame) -> Table:
+    names = [name for name in board.metrics if rows[name].notna().any()]
+    shown = [board.metrics[name] for name in names if len(names) <= _MOST_METRICS]
+    table = Table(
+        title=escape(heading(rows)),
+        caption=escape("\n".join(_notes(rows))),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+        title_justify="left",
+        title_style="bold",
+        caption_justify="left",
+    )
+    for header in ("method", "sharpness"):
+        table.add_column(header, overflow="fold")
+    metric_headers = [f"{m.name} {_arrow(m)}\n{m.unit}".strip() for m in shown]
+    cost_headers = ["step ↓\nms", f"step ↓\n{_TIMES} base", "fwd/\nbwd"]
+    for header in (*metric_headers, "Δm% ↓", "mean\nrank ↓", *cost_headers, "seeds"):
+        table.add_column(escape(header), justify="right", no_wrap=True)
+    for _, row in rows.iterrows():
+        style = None if row["status"] == "ok" else "yellow"
+        is_reference = row["role"] == "reference"
+        table.add_row(*map(escape, _cells(row, rows, shown)), style=style, end_section=is_reference)
+    return table
+
+
+def _cells(row: pd.Series[Any], rows: pd.DataFrame, shown: Sequence[Metric]) -> list[str]:
+    passes = [_number(row[name], "{:.3g}") for name in ("forwards", "backwards")]
+    return [
+        _name(row, rows, "method"),
+        _name(row, rows, "sharpness"),
+        *(_number(row[metric.name], _format(rows[metric.name])) for metric in shown),
+        _spread(row["delta_m"], row["delta_m_std"]),
+        _number(row["mean_rank"], "{:.2f}"),
+        _number(row["step_ms"], _format(rows["step_ms"])),
+        _number(row["step_ratio"], "{:.2f}"),
+        _DASH if _DASH in passes else "/".join(passes),
+        str(row["n_seeds"]) if row["status"] == "ok" else row["status"].partition(" ")[0],
+    ]
+
+
+def _format(column: pd.Series[float]) -> str:
+    """Four digits for the column's largest number, and as many decimals for the others."""
+    largest = column.abs().max()
+    decimals = 3 - math.floor(math.log10(largest)) if largest > 0 else 0
+    return f"{{:.{max(0, decimals)}f}}"
+
+
+def _arrow(metric: Metric) -> str:
+    return "↑" if metric.higher_is_better else "↓"
+
+
+def _number(value: float, form: str) -> str:
+    return _DASH if math.isnan(value) else form.format(value)
+
+
+def _spread(mean: float, std: float) -> str:
+    """Mean and standard deviation; the mean alone where one seed gives no deviation."""
+    return _number(mean, "{:+.2f}") + ("" if math.isnan(std) else f" ± {std:.2f}")
+
+
+def _name(row: pd.Series[Any], rows: pd.DataFrame, part: Literal["method", "sharpness"]) -> str:
+    """Title, with the options if they tell rows of the same title apart."""
+    same = rows.loc[rows[part] == row[part], f"{part}_options"]
+    title, options = row[f"{part}_title"], row[f"{part}_options"]
+    return f"{title} {options}".strip() if same.nunique() > 1 else str(title)
+
+
+def _notes(rows: pd.DataFrame) -> list[str]:
+    """What has to be known to read the table."""
+    notes = [
+        f"{_name(row, rows, 'method')} with {_name(row, rows, 'sharpness')}: {row['status']}"
+        for _, row in rows[rows["status"] != "ok"].iterrows()
+    ]
+    if rows["delta_m"].isna().all():
+        notes.append(f"No Δm%: {_why_no_reference(rows)}.")
+    else:
+        spread = "; ± standard deviation over seeds" if rows["delta_m_std"].notna().any() else ""
+        notes.append(f"Δm%: mean change for the worse against the reference{spread}.")
+    if rows["step_ratio"].isna().all():
+        notes.append(
+            f"No {_TIMES} base: that needs the baseline's run of the same seed on the same machine."
+        )
+    return [*notes, *_common_options(rows)]
+
+
+def _why_no_reference(rows: pd.DataFrame) -> str:
+    found = rows[(rows["role"] == "reference") & rows["plain"]]
+    if len(found) == 1:
+        return f"the reference is incomplete ({found.iloc[0]['status']})"
+    return f"the group has {len(found)} reference rows"
+
+
+def _common_options(rows: pd.DataFrame) -> list[str]:
+    """Options that all rows of a title share, which the table's cells leave out."""
+    parts = []
+    for part in ("method", "sharpness"):
+        for title, same in rows.groupby(f"{part}_title", sort=False):
+            options = set(same[f"{part}_options"])
+            if len(options) == 1 and options != {""}:
+                parts.append(f"{title} {options.pop()}")
+    return [f"Options: {'; '.join(parts)}"] if parts else []
+
+
+# ------------------------------------------------------------------------------------ plot
+def plot(board: Board, path: Path) -> None:
+    """Delta-m against run time, one panel a group; the ending of ``path`` names the format."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    groups = list(board.groups())
+    figure = Figure(figsize=(8.5, 5 * len(groups)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, rows in zip(figure.subplots(len(groups), squeeze=False).flat, groups, strict=True):
+        _panel(axes, rows)
+    ending = path.suffix.removeprefix(".")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format=ending, dpi=150))
+
+
+def _panel(axes: Axes, rows: pd.DataFrame) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    drawable = rows[rows["role"] != "reference"]
+    drawn = drawable.dropna(subset=["delta_m", "step_ratio"])
+    methods = [_name(row, rows, "method") for _, row in drawn.iterrows()]
+    wrappers = [_name(row, rows, "sharpness") for _, row in drawn.iterrows()]
+    colours = dict(zip(dict.fromkeys(methods), _colours(len(set(methods))), strict=True))
+    markers = dict(zip(dict.fromkeys(wrappers), cycle(_MARKERS), strict=False))
+    points = zip(methods, wrappers, drawn.iterrows(), strict=True)
+    for method, wrapper, (_, row) in points:
+        axes.errorbar(
+            row["step_ratio"],
+            row["delta_m"],
+            yerr=None if math.isnan(row["delta_m_std"]) else row["delta_m_std"],
+            color=colours[method],
+            marker=markers[wrapper],
+            **_POINT,
+        )
+    axes.axhline(0, color="0.5", linewidth=1, linestyle="--", zorder=1)
+    axes.margins(0.08)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(LogLocator(base=2, numticks=12))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}" + _TIMES)
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.set_xlabel("step time relative to the plain baseline (left is faster)")
+    axes.set_ylabel("Δm% against the reference (down is better)")
+    axes.set_title(heading(rows).replace(" · ", "\n", 1), loc="left", fontsize=10)
+    _legends(axes, colours, markers)
+    _remarks(axes, drawn, len(drawable) - len(drawn))
+
+
+def _remarks(axes: Axes, drawn: pd.DataFrame, n_missing: int) -> None:
+    """What the panel's marks do not say, below it."""
+    remarks = ["dashed: the reference"]
+    if drawn["delta_m_std"].notna().any():
+        remarks.append("bars: standard deviation over seeds")
+    if n_missing:
+        total = n_missing + len(drawn)
+        remarks.append(f"not drawn for want of results: {n_missing} of {total} rows")
+    text = "; ".join(remarks)
+    axes.annotate(
+        text, (1, -0.13), xycoords="axes fraction", ha="right", va="top", fontsize=8, color="0.35"
+    )
+
+
+def _legends(axes: Axes, colours: Mapping[str, Any], markers: Mapping[str, str]) -> None:
+    """Colours and markers, right of the panel."""
+    from matplotlib.lines import Line2D
+
+    def mark(**style: Any) -> Line2D:
+        return Line2D([], [], linestyle="", **style)
+
+    entries = [("method", mark())]
+    entries += [(name, mark(marker="o", color=colour)) for name, colour in colours.items()]
+    entries += [("", mark()), ("sharpness", mark())]
+    entries += [(name, mark(marker=marker, color="0.3")) for name, marker in markers.items()]
+    labels, handles = zip(*entries, strict=True)
+    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False)
+
+
+def _colours(count: int) -> list[Any]:
+    """Colours that can be told apart, as far as there are any."""
+    from matplotlib import colormaps
+
+    if count <= 10:
+        return [colormaps["tab10"](i) for i in range(count)]
+    return [colormaps["turbo"](i / (count - 1)) for i in range(count)]

@@ -1,0 +1,181 @@
+"""Names to objects: a file in ``tasks/``, ``methods/`` or ``methods/sharpness/`` is registered by
+being there.
+
+Packages elsewhere register through the entry-point groups ``mtlbench.tasks``, ``mtlbench.methods``
+and ``mtlbench.sharpness``; ``my_pkg.mod:MyMethod`` needs no registration at all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from pydantic import ConfigDict, ValidationError, create_model
+
+from mtlbench.errors import UsageError
+from mtlbench.interfaces import SharpnessWrapper, Task, WeightingMethod
+
+T = TypeVar("T", WeightingMethod, SharpnessWrapper, Task)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with options, written ``name`` or ``name:option=value,option=value``."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Spec:
+        """Read the written form.
+
+        Raises:
+            UsageError: a part is not of the form ``option=value``.
+        """
+        name, _, rest = text.partition(":")
+        if rest and "=" not in rest.partition(":")[0]:  # my_pkg.mod:MyMethod[:options]
+            attribute, _, rest = rest.partition(":")
+            name = f"{name}:{attribute}"
+        options = {}
+        for part in filter(None, rest.split(",")):
+            key, equals, value = part.partition("=")
+            if not equals:
+                raise UsageError(f"{text!r}: {part!r} is not of the form option=value")
+            options[key.strip()] = value.strip()
+        return cls(name, options)
+
+    def __str__(self) -> str:
+        options = ",".join(f"{k}={v}" for k, v in self.options.items())
+        return f"{self.name}:{options}" if options else self.name
+
+
+class Registry(Generic[T]):
+    """The objects of one kind, found lazily.
+
+    Args:
+        kind: what they are called in messages.
+        package: where the built-in ones live, one module each.
+        group: entry-point group of the others.
+        base: their base class.
+    """
+
+    def __init__(self, kind: str, package: str, group: str, base: Any) -> None:
+        self.kind, self._package, self._group = kind, package, group
+        self._base: Any = base
+
+    @cached_property
+    def _plugins(self) -> dict[str, Any]:
+        return {entry.name: entry for entry in entry_points(group=self._group)}
+
+    def names(self) -> list[str]:
+        """All registered names, sorted; nothing is imported for it but the package."""
+        package = importlib.import_module(self._package)
+        found = pkgutil.iter_modules(package.__path__)
+        own = {m.name for m in found if not m.ispkg and not m.name.startswith("_")}
+        return sorted(own | set(self._plugins))
+
+    @property
+    def default(self) -> str:
+        """The name that the package declares as its ``DEFAULT``."""
+        return str(importlib.import_module(self._package).DEFAULT)
+
+    def get(self, name: str) -> type[T]:
+        """The class of this name.
+
+        Raises:
+            UsageError: unknown name, or an optional dependency of it is missing.
+        """
+        try:
+            if ":" in name:
+                module, _, attribute = name.partition(":")
+                return self._checked(getattr(importlib.import_module(module), attribute), name)
+            if name in self._plugins:
+                return self._checked(self._plugins[name].load(), name)
+            if name in self.names():
+                return self._only_class(f"{self._package}.{name}", name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{self.kind} {name!r} cannot be imported: {error}") from error
+        raise UsageError(f"unknown {self.kind} {name!r}; valid: {', '.join(self.names())}")
+
+    def _checked(self, found: Any, name: str) -> type[T]:
+        if isinstance(found, type) and issubclass(found, self._base):
+            return found
+        raise UsageError(f"{self.kind} {name!r} is no {self._base.__name__} but {found!r}")
+
+    def _only_class(self, module: str, name: str) -> type[T]:
+        members = vars(importlib.import_module(module)).values()
+        classes: list[Any] = [
+            m for m in members if isinstance(m, type) and issubclass(m, self._base)
+        ]
+        named = [c for c in classes if c.__module__ == module and c.info.name == name]
+        if len(named) != 1:
+            raise UsageError(
+                f"{module} must define one {self._base.__name__} with info.name == {name!r}, "
+                f"it defines {len(named)}"
+            )
+        found: type[T] = named[0]
+        return found
+
+    def resolve(self, spec: Spec) -> tuple[type[T], dict[str, Any]]:
+        """The class and all its options with their values, defaults included.
+
+        Raises:
+            UsageError: unknown name or option, or a value of the wrong type or range.
+        """
+        cls = self.get(spec.name)
+        hints = typing.get_type_hints(cls.__init__, include_extras=True)
+        parameters = inspect.signature(cls).parameters.values()
+        fields: dict[str, Any] = {
+            p.name: (hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
+        }
+        unknown = [name for name in spec.options if name not in fields]
+        if unknown:
+            valid = ", ".join(fields) or "it has none"
+            raise UsageError(
+                f"{self.kind} {spec.name!r} has no option {unknown[0]!r}; valid: {valid}"
+            )
+        model = create_model("Options", __config__=ConfigDict(protected_namespaces=()), **fields)
+        try:
+            options = model(**spec.options).model_dump()
+        except ValidationError as error:
+            first = error.errors()[0]
+            value = f"{first['loc'][0]}={first['input']}"
+            raise UsageError(
+                f"{self.kind} {spec.name!r}: option {value}: {first['msg']}"
+            ) from error
+        return cls, options
+
+    def build(self, spec: str | Spec, *args: Any) -> T:
+        """An instance.
+
+        Args:
+            spec: name and options.
+            args: positional arguments of the constructor, before the options.
+
+        Raises:
+            UsageError: see :meth:`resolve`, or the constructor refuses a value.
+        """
+        spec = Spec.parse(spec) if isinstance(spec, str) else spec
+        cls, options = self.resolve(spec)
+        try:
+            return cls(*args, **options)
+        except UsageError:
+            raise
+        except ValueError as error:
+            raise UsageError(f"{self.kind} {spec}: {error}") from error
+
+
+METHODS: Registry[WeightingMethod] = Registry(
+    "method", "mtlbench.methods", "mtlbench.methods", WeightingMethod
+)
+SHARPNESS: Registry[SharpnessWrapper] = Registry(
+    "sharpness wrapper", "mtlbench.methods.sharpness", "mtlbench.sharpness", SharpnessWrapper
+)
+TASKS: Registry[Task] = Registry("task", "mtlbench.tasks", "mtlbench.tasks", Task)

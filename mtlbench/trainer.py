@@ -1,0 +1,229 @@
+"""Training of one model: epochs, evaluation, selection, checkpoints."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mtlbench.hardware import synchronize
+from mtlbench.interfaces import Task
+from mtlbench.model import MultiTaskModel
+from mtlbench.registry import Spec
+from mtlbench.results import Epoch, Phase, Scores
+from mtlbench.step import Stepper
+
+WARM_UP_STEPS = 3
+State = dict[str, Any]
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generators (initial weights, dropout) within; the caller's are left as
+    they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+class Trainer:
+    """Trains one network on some of a task's objectives. Use it within :func:`seeded`.
+
+    Args:
+        task: the benchmark.
+        objectives: what to train on: all of them, or one for a single-task reference.
+        architecture: one of ``task.info.architectures``.
+        method: weighting method.
+        sharpness: wrapper.
+        seed: of data order and perturbation noise.
+        device: where to train.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        objectives: Sequence[str],
+        *,
+        architecture: str,
+        method: Spec,
+        sharpness: Spec,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        protocol = task.protocol
+        self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
+        self.model = task.build_model(architecture).to(device)
+        optimizer = getattr(torch.optim, protocol.optimizer)(
+            self.model.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay
+        )
+        self.scheduler: LRScheduler | None = None
+        if protocol.scheduler is not None:
+            name, options = protocol.scheduler
+            self.scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **options)
+        self.stepper = Stepper(
+            self.model,
+            optimizer,
+            method,
+            sharpness,
+            objectives=self.objectives,
+            seed=seed,
+            gradient_scale=protocol.gradient_scale,
+            clip_norm=protocol.clip_norm,
+        )
+        self.history: list[Epoch] = []
+        self.train_seconds = 0.0
+        self._selected: tuple[int, State] = (0, {})
+        self._warm_up = WARM_UP_STEPS
+
+    def fit(self, on_epoch: Callable[[], None] = lambda: None) -> Phase:
+        """Train the remaining epochs and evaluate.
+
+        Args:
+            on_epoch: called after every epoch, when :meth:`state_dict` is worth keeping.
+
+        Raises:
+            DivergedError: too many steps in a row had a non-finite loss or gradient.
+        """
+        while len(self.history) < self.task.protocol.epochs:
+            self._epoch(len(self.history))
+            on_epoch()
+        steps = max(self.stepper.steps, 1)
+        last = self._evaluate_all()
+        epoch, state = self._selected
+        self.model.load_state_dict(state)
+        passes = self.stepper.passes
+        return Phase(
+            objectives=self.objectives,
+            epochs=self.history,
+            selected_epoch=epoch,
+            last=last,
+            selected=self._evaluate_all(),
+            forwards_per_step=round(passes.forward / steps, 3),
+            backwards_per_step=round(passes.backward / steps, 3),
+            head_backwards_per_step=round(passes.head_backward / steps, 3),
+            diagnostics=self.stepper.diagnostics(),
+        )
+
+    def _epoch(self, epoch: int) -> None:
+        self.model.train()
+        order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        total = torch.zeros(len(self.objectives), device=self.device)
+        taken, times, skipped_before = 0, [], self.stepper.skipped
+        for batch in self.task.batches("train", order):
+            groups = [group.to(self.device) for group in batch]
+            synchronize(self.device)
+            start = time.perf_counter()
+            report = self.stepper.step(groups, self.task.loss)
+            synchronize(self.device)
+            times.append(time.perf_counter() - start)
+            if not report.skipped and report.losses is not None:
+                total += report.losses
+                taken += 1
+        mean = total / max(taken, 1)
+        self.stepper.on_epoch_end(epoch, mean)
+        val = evaluate(self.model, self.task, "val", self.objectives, self.device)
+        score = self.task.selection_score(val.metrics)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(score)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        timed = times[self._warm_up :]
+        self._warm_up = 0
+        self.train_seconds += sum(times)
+        self.history.append(
+            Epoch(
+                train_losses=dict(zip(self.objectives, mean.tolist(), strict=True)),
+                val=val,
+                selection_score=score,
+                step_ms=1000 * statistics.median(timed) if timed else float("nan"),
+                skipped_steps=self.stepper.skipped - skipped_before,
+            )
+        )
+        best = max((e.selection_score for e in self.history[:-1]), default=float("-inf"))
+        if score > best or not self._selected[1]:
+            state = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self._selected = (epoch, state)
+
+    def _evaluate_all(self) -> dict[str, Scores]:
+        return {
+            split: evaluate(self.model, self.task, split, self.objectives, self.device)
+            for split in ("train", "val", "test")
+        }
+
+    @property
+    def step_ms(self) -> float:
+        """Median over the epochs of their median step times, in milliseconds."""
+        timed = [e.step_ms for e in self.history if e.step_ms == e.step_ms]
+        return statistics.median(timed) if timed else float("nan")
+
+    def state_dict(self) -> State:
+        """All that a resumed training needs to end with the same numbers."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return {
+            "model": self.model.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "history": [epoch.model_dump() for epoch in self.history],
+            "selected": self._selected,
+            "train_seconds": self.train_seconds,
+            "rng": [torch.get_rng_state(), *cuda],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.stepper.load_state_dict(state["stepper"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
+        self._selected = tuple(state["selected"])
+        self.train_seconds = state["train_seconds"]
+        torch.set_rng_state(state["rng"][0].cpu())
+        for saved in state["rng"][1:]:
+            torch.cuda.set_rng_state(saved.cpu(), self.device)
+
+
+@torch.no_grad()
+def evaluate(
+    model: MultiTaskModel,
+    task: Task,
+    split: str,
+    objectives: Sequence[str],
+    device: torch.device,
+) -> Scores:
+    """Metrics and mean losses of a split, in evaluation mode; the model's mode is restored."""
+    of = {metric.name: metric.objective for metric in task.info.metrics}
+    meters = {n: m.to(device) for n, m in task.meters().items() if of[n] in objectives}
+    sums = {name: torch.zeros((), device=device, dtype=torch.float64) for name in objectives}
+    counts = dict.fromkeys(objectives, 0)
+    training = model.training
+    model.eval()
+    for batch in task.batches(split, None):
+        for group in (g.to(device) for g in batch):
+            names = [name for name in objectives if name in group.targets]
+            if not names:
+                continue
+            predictions = model(group.inputs, names)
+            for name in names:
+                target = group.targets[name]
+                sums[name] += task.loss(name, predictions[name], target) * len(target)
+                counts[name] += len(target)
+            for metric, meter in meters.items():
+                if of[metric] in names:
+                    meter.update(predictions[of[metric]], group.targets[of[metric]])
+    model.train(training)
+    return Scores(
+        metrics={name: _number(meter.compute()) for name, meter in meters.items()},
+        losses={name: _number(sums[name] / max(counts[name], 1)) for name in objectives},
+    )
+
+
+def _number(value: Tensor) -> float:
+    return float(value)

@@ -1,0 +1,350 @@
+"""Tables from made-up records: what is compared with what, and what stays empty."""
+
+from __future__ import annotations
+
+import io
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mtlbench import leaderboard
+from mtlbench.errors import UsageError
+from mtlbench.leaderboard import Board
+from mtlbench.results import Metric, RunRecord
+from tests.factories import METRICS, record
+
+
+def board(*records: RunRecord) -> Board:
+    (made,) = leaderboard.build(records).values()
+    return made
+
+
+def row(made: Board, method: str, sharpness: str = "plain") -> pd.Series[Any]:
+    found = made.rows[(made.rows["method"] == method) & (made.rows["sharpness"] == sharpness)]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def sweep(seeds: int = 3) -> list[RunRecord]:
+    """Reference, baseline and two methods, one of them wrapped as well."""
+    records = []
+    tilt: dict[str, Any] = {"method": "tilt", "method_options": {"c": 0.4}}
+    for seed in range(seeds):
+        records += [
+            record(100.0 + seed, 2.0, method="single", seed=seed, step_ms=18.0),
+            record(90.0, 2.2 + 0.1 * seed, method="sum", seed=seed, step_ms=10.0 + seed),
+            record(95.0, 2.0, seed=seed, step_ms=20.0, **tilt),
+            record(95.0, 1.9, sharpness="flat", seed=seed, step_ms=44.0, **tilt),
+        ]
+    return records
+
+
+def text(made: Board, width: int = 110) -> str:
+    console = Console(width=width, file=io.StringIO(), force_terminal=False)
+    console.print(*leaderboard.render(made))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+# ------------------------------------------------------------------------------------ numbers
+def test_numbers_of_a_full_sweep() -> None:
+    made = board(*sweep())
+    assert list(made.rows["method"]) == ["single", "sum", "tilt", "tilt"]
+    base = row(made, "sum")
+    assert (base["status"], base["n_seeds"], base["seeds"]) == ("ok", 3, "0 1 2")
+    assert base["accuracy"] == 90
+    assert base["error"] == pytest.approx(2.3)
+    assert base["error_std"] == pytest.approx(0.1)
+    # Against the mean reference, 101 and 2: 11/101 worse, and 10, 15, 20 % worse.
+    assert base["delta_m"] == pytest.approx((100 * 11 / 101 + 15) / 2)
+    assert base["delta_m_std"] == pytest.approx(2.5)
+    assert base["step_ms"] == 11
+    assert base["step_ratio"] == 1
+    assert row(made, "single")["delta_m"] == 0
+    assert row(made, "tilt", "flat")["step_ratio"] == pytest.approx((4.4 + 4 + 44 / 12) / 3)
+    assert row(made, "tilt", "flat")["device"] == "some CPU"
+
+
+def test_ranks_leave_the_reference_out_and_share_ties() -> None:
+    rows = board(*sweep()).rows
+    assert math.isnan(rows["mean_rank"][0])
+    # accuracy 90, 95, 95 and error 2.3, 2.0, 1.9
+    assert list(rows["mean_rank"][1:]) == [3, (1.5 + 2) / 2, (1.5 + 1) / 2]
+
+
+def test_last_epoch_is_compared_with_the_last_epoch() -> None:
+    made = board(
+        record(100.0, 2.0, last=(80.0, 4.0), method="single"),
+        record(90.0, 2.0, last=(80.0, 5.0)),
+    )
+    assert row(made, "sum")["delta_m"] == pytest.approx(5)
+    assert row(made, "sum")["delta_m_last"] == pytest.approx(12.5)
+
+
+def test_delta_per_task_and_per_metric() -> None:
+    metrics = [METRICS[0], Metric(name="error", objective="left", unit="", higher_is_better=False)]
+    one = board(record(100.0, 2.0, method="single"), record(90.0, 2.0))
+    assert row(one, "sum")["delta_m_per_task"] == row(one, "sum")["delta_m"]
+    same = board(
+        record(100.0, 2.0, method="single", metrics=metrics), record(90.0, 2.0, metrics=metrics)
+    )
+    assert row(same, "sum")["delta_m_per_task"] == pytest.approx(5)
+
+
+def test_one_seed_has_no_interval() -> None:
+    made = board(*sweep(seeds=1))
+    assert made.rows[["accuracy_std", "error_std", "delta_m_std"]].isna().all(axis=None)
+    assert "±" not in text(made)
+    assert "±" in text(board(*sweep(seeds=2)))
+
+
+def test_step_ratio_pairs_runs_of_one_machine() -> None:
+    made = board(record(step_ms=10.0), record(method="tilt", step_ms=20.0, device="another CPU"))
+    assert math.isnan(row(made, "tilt")["step_ratio"])
+    assert row(made, "tilt")["step_ms"] == 20
+
+
+# ------------------------------------------------------------------------------------ holes
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_lost_seed_empties_its_row_and_no_other(status: str) -> None:
+    full = sweep()
+    (identity,) = [
+        r.identity for r in full if (r.identity.sharpness, r.identity.seed) == ("flat", 1)
+    ]
+    lost = record(status=status, reason="NaN\n at 3", **identity.model_dump())
+    kept = [r for r in full if (r.identity.sharpness, r.identity.seed) != ("flat", 1)]
+    made, whole = board(*kept, lost), board(*full)
+    hurt = row(made, "tilt", "flat")
+    assert hurt["status"] == f"2/3 seeds: seed 1 {status}"
+    assert (hurt["n_seeds"], hurt["seeds"]) == (2, "0 2")
+    cells = ["accuracy", "accuracy_std", "error", "delta_m", "delta_m_std", "delta_m_last"]
+    assert hurt[[*cells, "mean_rank", "step_ms", "step_ratio"]].isna().all()
+    others = ["accuracy", "delta_m", "step_ratio"]
+    assert made.rows[others][:3].equals(whole.rows[others][:3])
+    assert list(made.rows["mean_rank"][1:3]) == [2, 1]
+    assert "tilt" in text(made).lower()
+    assert f"seed 1 {status}" in text(made)
+    run = made.seeds[made.seeds["status"] == status].iloc[0]
+    assert run["reason"] == "NaN at 3"
+
+
+def test_a_seed_that_was_never_run_is_missing() -> None:
+    made = board(*[r for r in sweep() if (r.identity.method, r.identity.seed) != ("sum", 2)])
+    assert row(made, "sum")["status"] == "2/3 seeds: seed 2 missing"
+    assert math.isnan(row(made, "sum")["delta_m"])
+    # Its partner in the runtime ratio is gone, so the ratio's mean would be over a hole.
+    assert math.isnan(row(made, "tilt")["step_ratio"])
+    assert not math.isnan(row(made, "tilt")["delta_m"])
+
+
+def test_an_incomplete_reference_leaves_no_delta() -> None:
+    lost = record(method="single", seed=1, status="diverged")
+    kept = [r for r in sweep() if (r.identity.method, r.identity.seed) != ("single", 1)]
+    made = board(*kept, lost)
+    assert made.rows[["delta_m", "delta_m_last", "delta_m_per_task"]].isna().all(axis=None)
+    assert row(made, "single")["status"] == "2/3 seeds: seed 1 diverged"
+    assert row(made, "sum")["status"] == "ok"
+    assert "the reference is incomplete (2/3 seeds: seed 1 diverged)" in text(made, 150)
+
+
+def test_no_reference_and_two_references() -> None:
+    none = board(record(), record(method="tilt"))
+    two = board(
+        record(), record(method="single"), record(method="single", method_options={"lr": 2})
+    )
+    for made, count in ((none, 0), (two, 2)):
+        assert made.rows["delta_m"].isna().all()
+        assert f"the group has {count} reference rows" in text(made)
+
+
+def test_a_nan_metric_is_a_hole() -> None:
+    made = board(
+        record(method="single"),
+        record(method="single", seed=1),
+        record(),
+        record(seed=1, error=math.nan),
+    )
+    hurt = row(made, "sum")
+    assert hurt["status"] == "1/2 seeds: seed 1 without error"
+    assert hurt["accuracy"] == 80
+    assert hurt[["error", "delta_m", "mean_rank"]].isna().all()
+
+
+def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
+    made = board(record(status="failed", reason="boom"))
+    assert made.rows["status"][0] == "0/1 seeds: seed 0 failed"
+    assert "—" in text(made)
+    leaderboard.plot(made, tmp_path / "plot.png")
+
+
+# ------------------------------------------------------------------------------------ groups
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "paper"},
+        {"protocol_version": 2},
+        {"epochs": 6},
+        {"data_source": "other digits"},
+        {"stand_in": True},
+        {"architecture": "large"},
+        {"device_class": "cuda"},
+        {"task_options": {"overlap": 2}},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_groups_never_meet(other: dict[str, Any]) -> None:
+    """The reference and the second seed of one group say nothing about another."""
+    made = board(
+        *sweep(2), record(90.0, method="sum", **other), record(85.0, method="tilt", **other)
+    )
+    first, second = sorted(made.groups(), key=len, reverse=True)
+    alone = board(*sweep(2)).rows
+    pd.testing.assert_frame_equal(first.reset_index(drop=True), alone)
+    assert list(second["status"]) == ["ok", "ok"]
+    assert second["delta_m"].isna().all()
+    assert list(second["mean_rank"]) == [1.25, 1.75]
+    assert len(leaderboard.render(made)) == 2
+
+
+def test_tasks_get_boards_of_their_own() -> None:
+    made = leaderboard.build([record(), record(task="letters")])
+    assert list(made) == ["digits", "letters"]
+    assert [len(b.rows) for b in made.values()] == [1, 1]
+
+
+def test_options_tell_rows_apart() -> None:
+    made = board(*(record(method="tilt", method_options={"c": c}) for c in (0.4, 0.2)))
+    assert list(made.rows["method_options"]) == ["c=0.2", "c=0.4"]
+    assert "TILT c=0.2" in text(made)
+    common = text(board(record(method="tilt", method_options={"c": 0.2})))
+    assert "TILT c=0.2" in common.splitlines()[-1]
+
+
+def test_a_run_may_not_occur_twice() -> None:
+    with pytest.raises(UsageError, match=r"two records of digits with sum plain, seed 0"):
+        leaderboard.build([record(), record(accuracy=90.0)])
+
+
+def test_records_that_disagree_on_a_metric() -> None:
+    other = [METRICS[0], METRICS[1].model_copy(update={"higher_is_better": True})]
+    with pytest.raises(UsageError, match="disagree on the metric 'error'"):
+        leaderboard.build([record(), record(method="tilt", metrics=other)])
+
+
+def test_the_order_of_records_does_not_matter() -> None:
+    records = sweep()
+    for made, again in zip(
+        leaderboard.files(leaderboard.build(records)).values(),
+        leaderboard.files(leaderboard.build(reversed(records))).values(),
+        strict=True,
+    ):
+        assert leaderboard.to_csv(made) == leaderboard.to_csv(again)
+
+
+# ------------------------------------------------------------------------------------ files
+def test_csv_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    frame = pd.DataFrame(
+        {"a": [1 / 3, math.nan], "n": [1, 2], "t": ["x,y", "é"], "b": [True, False]}
+    )
+    leaderboard.write_csv(frame, path)
+    assert path.read_bytes() == 'a,n,t,b\n0.333333,1,"x,y",True\n,2,é,False\n'.encode()
+
+
+def test_seed_level_rows_are_behind_the_table(tmp_path: Path) -> None:
+    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    rows = pd.read_csv(tmp_path / "digits.csv")
+    seeds = pd.read_csv(tmp_path / "digits_seeds.csv")
+    assert (len(rows), len(seeds)) == (4, 12)
+    means = seeds.groupby(["method", "sharpness"])[["accuracy", "delta_m", "step_ratio"]].mean()
+    again = rows.set_index(["method", "sharpness"])[means.columns].sort_index()
+    pd.testing.assert_frame_equal(again, means, rtol=1e-4, atol=1e-4, check_dtype=False)
+    expected = {"seed", "selected_epoch", "error_last", "commit", "command", "threads", "reason"}
+    assert expected <= set(seeds)
+
+
+def test_check_accepts_what_write_wrote(tmp_path: Path) -> None:
+    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "digits.csv").write_text("not ours")
+    assert leaderboard.check(sweep(), tmp_path) == []
+
+
+def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
+    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    table = tmp_path / "digits.csv"
+    table.write_bytes(table.read_bytes().replace(b",12.9455,", b",12.9454,"))
+    (tmp_path / "digits_seeds.csv").unlink()
+    (tmp_path / "letters.csv").write_text("a\n1\n")
+    complaints = leaderboard.check(sweep(), tmp_path)
+    assert [c.partition(":")[0] for c in complaints] == [
+        "digits.csv",
+        "digits_seeds.csv",
+        "letters.csv",
+    ]
+    assert complaints[0].startswith("digits.csv: line 3 has")
+    assert "12.9454" in complaints[0]
+    assert "12.9455" in complaints[0]
+    assert complaints[1].endswith("missing")
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b.replace(b"\n", b"\r\n"), lambda b: b[:-1], bytes.upper]
+)
+def test_check_is_byte_for_byte(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    table = tmp_path / "digits.csv"
+    table.write_bytes(spoil(table.read_bytes()))
+    assert len(leaderboard.check(sweep(), tmp_path)) == 1
+
+
+# ------------------------------------------------------------------------------------ display
+def test_the_title_says_where_numbers_come_from() -> None:
+    made = board(record(stand_in=True, data_source="drawn digits", protocol_version=3))
+    title = leaderboard.heading(made.rows)
+    assert title == "digits · mini v3, 5 epochs · STAND-IN DATA: drawn digits · tiny · cpu"
+    assert "STAND-IN DATA" in text(made)
+    assert "STAND-IN" not in text(board(record()))
+
+
+def test_the_terminal_table_fits_and_shows_directions() -> None:
+    shown = text(board(*sweep()), width=100)
+    assert max(map(len, shown.splitlines())) <= 100
+    assert "…" not in shown
+    for header in ("accuracy ↑", "error ↓", "Δm% ↓", "rank ↓"):
+        assert header in shown
+
+
+def test_many_metrics_are_left_to_the_csv() -> None:
+    metrics = [
+        Metric(name=f"m{i}", objective="left", unit="", higher_is_better=True) for i in range(5)
+    ]
+    run = record(metrics=metrics)
+    scores = {"metrics": {m.name: 1.0 for m in metrics}, "losses": {}}
+    phase = {**run.phases[0].model_dump(), "selected": {"test": scores}, "last": {"test": scores}}
+    made = board(RunRecord.model_validate({**run.model_dump(), "phases": [phase]}))
+    assert "m0" not in text(made)
+    assert "m0" in made.rows
+
+
+def test_names_are_not_markup() -> None:
+    assert "[red]digits" in text(board(record(data_source="[red]digits")))
+
+
+def test_plot(tmp_path: Path) -> None:
+    path = tmp_path / "plot.png"
+    leaderboard.plot(board(*sweep(), record(protocol="paper")), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_plotting_libraries_are_loaded_on_use_only() -> None:
+    code = "import sys, mtlbench.leaderboard; sys.exit('matplotlib' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,164 @@
+"""Records: written whole or not at all, read back as they were, refused when corrupt."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mtlbench.errors import UsageError
+from mtlbench.results import RunRecord, Store, check_writable, read_record, write_atomically
+from tests.factories import identity, record
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    store = Store(tmp_path / "sweep")
+    written = record(method="tilt", method_options={"c": 0.1 + 0.2, "mode": "a"}, seed=4)
+    path = store.write(written)
+    assert read_record(path) == written
+    assert store.read(written.identity) == written
+    assert list(store) == [written]
+    assert path.read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_non_finite_numbers_survive(value: float, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    back = read_record(store.write(record(error=value))).scores()["error"]
+    assert back == value or (math.isnan(back) and math.isnan(value))
+
+
+def test_failed_runs_survive(tmp_path: Path) -> None:
+    written = record(status="diverged", reason="loss is nan at step 3\nlast good: 0.1")
+    assert read_record(Store(tmp_path).write(written)) == written
+
+
+def test_a_run_that_is_not_there(tmp_path: Path) -> None:
+    assert Store(tmp_path).read(identity()) is None
+    assert list(Store(tmp_path / "nowhere")) == []
+
+
+def test_subfolders_are_read_in_order(tmp_path: Path) -> None:
+    runs = [record(seed=seed) for seed in range(3)]
+    for folder, run in zip("bca", runs, strict=True):
+        Store(tmp_path / folder).write(run)
+    assert [run.identity.seed for run in Store(tmp_path)] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": 1}, {"method_options": {"c": 1}}, {"device_class": "cuda"}, {"protocol_version": 2}],
+)
+def test_identity_decides_the_file(change: dict[str, object]) -> None:
+    assert identity(**change).stem != identity().stem
+    assert identity().stem == identity().stem
+
+
+def test_the_order_of_options_does_not_make_another_run() -> None:
+    options = {"a": 1, "b": 2}
+    backwards = dict(reversed(options.items()))
+    assert identity(task_options=options).digest == identity(task_options=backwards).digest
+
+
+# ------------------------------------------------------------------------------------ bad records
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "[]",
+        lambda text: text.replace('"schema_version":1', '"schema_version":2'),
+        lambda text: text.replace('"status":"ok"', '"status":"fine"'),
+        lambda text: text.replace('"plain":true', '"plain":true,"extra":1'),
+    ],
+    ids=["half", "empty", "no object", "newer schema", "unknown status", "unknown field"],
+)
+def test_a_corrupt_record_is_named(spoil: Callable[[str], str], tmp_path: Path) -> None:
+    path = Store(tmp_path).write(record())
+    path.write_text(spoil(path.read_text()))
+    with pytest.raises(UsageError, match=path.name):
+        list(Store(tmp_path))
+
+
+def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UsageError, match=r"run\.json"):
+        read_record(path)
+
+
+def test_records_are_frozen_and_closed() -> None:
+    run = record()
+    with pytest.raises(ValidationError):
+        run.status = "failed"
+    with pytest.raises(ValidationError):
+        RunRecord.model_validate({**json.loads(run.model_dump_json()), "surprise": 1})
+
+
+def test_scores_join_the_phases() -> None:
+    run = record(80.0, 2.0, last=(70.0, 3.0))
+    (phase,) = run.phases
+    parts = [
+        phase.model_copy(
+            update={
+                "selected": {"test": phase.selected["test"].model_copy(update={"metrics": part})}
+            }
+        )
+        for part in ({"accuracy": 80.0}, {"error": 2.0})
+    ]
+    assert run.model_copy(update={"phases": parts}).scores() == run.scores()
+    assert run.scores(at="last") == {"accuracy": 70.0, "error": 3.0}
+
+
+# ------------------------------------------------------------------------------------ writing
+def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
+    def half(path: Path) -> None:
+        path.write_text("half of")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        write_atomically(tmp_path / "new.json", half)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failing_writer_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "old.json"
+    path.write_text("whole")
+
+    def interrupted(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, interrupted)
+    assert [p.name for p in tmp_path.iterdir()] == ["old.json"]
+    assert path.read_text() == "whole"
+
+
+def test_a_file_in_the_making_is_no_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    seen: list[RunRecord] = []
+
+    def look_around(path: Path) -> None:
+        path.write_text("half")
+        seen.extend(store)
+
+    write_atomically(tmp_path / "a.json", look_around)
+    assert seen == []
+
+
+def test_check_writable(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    check_writable(folder)
+    assert list(folder.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UsageError, match=f"output folder {folder} cannot be written to"):
+            check_writable(folder)

@@ -17,6 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from mtlbench import leaderboard as boards
+from mtlbench import report
+from mtlbench.bench import bench_app
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
 from mtlbench.results import RunRecord, Store, check_writable
@@ -29,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(bench_app, name="bench")
 console = Console()
 
 LIST_OPTIONS = ("--method", "--sharpness", "--seed")
@@ -115,7 +118,7 @@ def quickstart(
     written = boards.write(built, out)
     for board in built.values():
         written.append(out / f"{board.task}.png")
-        boards.plot(board, written[-1])
+        report.plot(board, written[-1])
     for path in written:
         console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
@@ -152,7 +155,7 @@ def leaderboard(
     boards.write(built, out)
     if plot:
         for board in built.values():
-            boards.plot(board, out / f"{board.task}.png")
+            report.plot(board, out / f"{board.task}.png")
 
 
 def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> None:
@@ -208,7 +211,7 @@ def _progress(total: int) -> Iterator[tuple[Progress, Any]]:
 def _print(store: Store) -> dict[str, boards.Board]:
     built = boards.build(store)
     for board in built.values():
-        for table in boards.render(board):
+        for table in report.render(board):
             console.print(table)
     return built
 

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mtlbench import leaderboard
+from mtlbench import leaderboard, report
 from mtlbench.errors import UsageError
 from mtlbench.leaderboard import Board
 from mtlbench.results import Metric, RunRecord
@@ -48,7 +48,7 @@ def sweep(seeds: int = 3) -> list[RunRecord]:
 
 def text(made: Board, width: int = 110) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(*leaderboard.render(made))
+    console.print(*report.render(made))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -181,7 +181,7 @@ def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
     made = board(record(status="failed", reason="boom"))
     assert made.rows["status"][0] == "0/1 seeds: seed 0 failed"
     assert "—" in text(made)
-    leaderboard.plot(made, tmp_path / "plot.png")
+    report.plot(made, tmp_path / "plot.png")
 
 
 # ------------------------------------------------------------------------------------ groups
@@ -210,7 +210,7 @@ def test_groups_never_meet(other: dict[str, Any]) -> None:
     assert list(second["status"]) == ["ok", "ok"]
     assert second["delta_m"].isna().all()
     assert list(second["mean_rank"]) == [1.25, 1.75]
-    assert len(leaderboard.render(made)) == 2
+    assert len(report.render(made)) == 2
 
 
 def test_tasks_get_boards_of_their_own() -> None:
@@ -308,7 +308,7 @@ def test_check_is_byte_for_byte(spoil: Callable[[bytes], bytes], tmp_path: Path)
 # ------------------------------------------------------------------------------------ display
 def test_the_title_says_where_numbers_come_from() -> None:
     made = board(record(stand_in=True, data_source="drawn digits", protocol_version=3))
-    title = leaderboard.heading(made.rows)
+    title = report.heading(made.rows)
     assert title == "digits · mini v3, 5 epochs · STAND-IN DATA: drawn digits · tiny · cpu"
     assert "STAND-IN DATA" in text(made)
     assert "STAND-IN" not in text(board(record()))
@@ -340,7 +340,7 @@ def test_names_are_not_markup() -> None:
 
 def test_plot(tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
-    leaderboard.plot(board(*sweep(), record(protocol="paper")), path)
+    report.plot(board(*sweep(), record(protocol="paper")), path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,0 +1,31 @@
+"""The LeNet of the MultiMNIST experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mtlbench.model import MultiTaskModel
+
+
+def lenet(objectives: Sequence[str], classes: int, features: int) -> MultiTaskModel:
+    """Two convolutions and a linear layer for 28 x 28 images, one linear head an objective.
+
+    Args:
+        objectives: names of the heads.
+        classes: outputs of each head.
+        features: width of the trunk's output.
+    """
+    trunk = nn.Sequential(
+        nn.Conv2d(1, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(320, features),
+        nn.ReLU(),
+    )
+    return MultiTaskModel(trunk, {name: nn.Linear(features, classes) for name in objectives})

@@ -370,6 +370,14 @@ class Task(_Checked, ABC):
     def meters(self) -> Mapping[str, Metric]:
         """Fresh meters, keyed by metric name; each is updated with ``(prediction, target)``."""
 
+    def yardsticks(self) -> Mapping[str, tuple[Callable[[], object], Callable[[], object]]]:
+        """Other implementations that this task's network is timed against by ``mtlbench bench``.
+
+        Returns:
+            Name to two callables without arguments that do the same work: ours, the yardstick's.
+        """
+        return {}
+
     def selection_score(self, metrics: Mapping[str, float]) -> float:
         """Higher is better: the mean over the metrics of ``+-metric / scale``."""
         signed = [

@@ -8,13 +8,15 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from mtlbench.errors import UsageError
 
 Status = Literal["ok", "diverged", "failed"]
+Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.7g}"))]
+"""Seven digits: all that single precision has, at half the size of a file."""
 
 
 class _Record(BaseModel):
@@ -65,17 +67,17 @@ class Metric(_Record):
 class Scores(_Record):
     """One evaluation of a model: metric values and mean losses of a split."""
 
-    metrics: dict[str, float]
-    losses: dict[str, float]
+    metrics: dict[str, Number]
+    losses: dict[str, Number]
 
 
 class Epoch(_Record):
     """What one epoch of training left behind."""
 
-    train_losses: dict[str, float]
+    train_losses: dict[str, Number]
     val: Scores
-    selection_score: float
-    step_ms: float
+    selection_score: Number
+    step_ms: Number
     """Median of the epoch's timed steps; NaN where none was timed."""
     skipped_steps: int
 
@@ -91,10 +93,10 @@ class Phase(_Record):
     """Scores by split (train, val, test) after the last epoch."""
     selected: dict[str, Scores]
     """Scores by split at the selected epoch."""
-    forwards_per_step: float
-    backwards_per_step: float
-    head_backwards_per_step: float
-    diagnostics: dict[str, float]
+    forwards_per_step: Number
+    backwards_per_step: Number
+    head_backwards_per_step: Number
+    diagnostics: dict[str, Number]
 
 
 class Provenance(_Record):
@@ -123,11 +125,11 @@ class RunRecord(_Record):
     status: Status
     reason: str = ""
     phases: list[Phase] = []
-    step_ms: float | None = None
+    step_ms: Number | None = None
     """Median time of a training step, device synchronised, data loading excluded (summed over
     phases)."""
-    train_seconds: float | None = None
-    peak_memory_mb: float | None = None
+    train_seconds: Number | None = None
+    peak_memory_mb: Number | None = None
     provenance: Provenance
 
     def scores(

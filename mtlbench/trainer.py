@@ -105,9 +105,9 @@ class Trainer:
             selected_epoch=epoch,
             last=last,
             selected=self._evaluate_all(),
-            forwards_per_step=round(passes.forward / steps, 3),
-            backwards_per_step=round(passes.backward / steps, 3),
-            head_backwards_per_step=round(passes.head_backward / steps, 3),
+            forwards_per_step=passes.forward / steps,
+            backwards_per_step=passes.backward / steps,
+            head_backwards_per_step=passes.head_backward / steps,
             diagnostics=self.stepper.diagnostics(),
         )
 

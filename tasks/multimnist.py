@@ -74,7 +74,7 @@ class MultiMNIST(Task):
                 name="mini",
                 version=1,
                 arch="lenet",
-                epochs=15,
+                epochs=12,
                 batch_size=64,
                 lr=1e-3,
                 options={"overlays": {"train": 4000, "val": 1000, "test": 1000}, "features": 50},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,8 @@ class EdgeConv(nn.Module):
         pairs = pairs / pairs.sum(2, keepdim=True).clamp_min(1)
         # relu(s x) = s relu(x) for s >= 0: normalise and mask the inputs, which are thin, not a.
         inputs = torch.cat([graphs.edges * pairs, pairs], 3)
-        weight = torch.cat([self.nn[0].weight, self.nn[0].bias.unsqueeze(1)], 1)
+        hidden = cast(nn.Linear, self.nn[0])
+        weight = torch.cat([hidden.weight, hidden.bias.unsqueeze(1)], 1)
         constant = torch.zeros_like(weight[:1])
         constant[0, -1] = 1
         return nn.functional.relu(inputs @ torch.cat([weight, constant]).T).flatten(2)
@@ -107,13 +108,15 @@ class EdgeConv(nn.Module):
     def matrices(self) -> Tensor:
         """All W_k and the bias, side by side: (d, (m + 1) d)."""
         d = self.bias.numel()
-        bias = self.nn[2].bias.view(d, d, 1)
-        return torch.cat([self.nn[2].weight.view(d, d, -1), bias], 2).transpose(1, 2).flatten(1)
+        last = cast(nn.Linear, self.nn[2])
+        bias = last.bias.view(d, d, 1)
+        return torch.cat([last.weight.view(d, d, -1), bias], 2).transpose(1, 2).flatten(1)
 
     def forward(self, nodes: Tensor, coefficients: Tensor, matrices: Tensor) -> Tensor:
         """New node features (B, n, d)."""
         u = (nodes @ matrices).view(nodes.size(0), -1, nodes.size(2))
-        return torch.bmm(coefficients, u) + self.lin(nodes) + self.bias
+        out: Tensor = torch.bmm(coefficients, u) + self.lin(nodes) + self.bias
+        return out
 
 
 class Set2Set(nn.Module):

@@ -64,7 +64,7 @@ class FAMO(WeightingMethod):
 
     def weights(self, view: GradientView) -> Tensor:
         self._gaps = self._gap(view.losses)
-        w = self.logits.detach().softmax(0) / self._gaps
+        w = self.logits.detach().softmax(0).to(view.losses) / self._gaps
         return w / w.sum()
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
@@ -73,5 +73,6 @@ class FAMO(WeightingMethod):
         delta = self._gaps.log() - self._gap(evaluate()).log()
         with torch.enable_grad():
             z = self.logits.softmax(0)
-        (self.logits.grad,) = torch.autograd.grad(z, [self.logits], delta)
+        (self.logits.grad,) = torch.autograd.grad(z, [self.logits], delta.to(z))
         self.optimizer.step()
+        self._gaps = None

@@ -36,11 +36,12 @@ class UW(WeightingMethod):
 
     def weights(self, view: GradientView) -> Tensor:
         self._losses = view.losses
-        return 0.5 * torch.exp(-self.log_variance.detach())
+        return 0.5 * torch.exp(-self.log_variance.detach()).to(view.losses)
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         if self._losses is None:
             return
         s = self.log_variance.detach()
-        self.log_variance.grad = 0.5 * (1 - torch.exp(-s) * self._losses)
+        self.log_variance.grad = 0.5 * (1 - torch.exp(-s) * self._losses.to(s))
         self.optimizer.step()
+        self._losses = None

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 import yaml
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -66,7 +67,11 @@ def list_(
             continue
         table = Table("name", "title", "what it is", title=name, title_justify="left")
         for entry in names:
-            cls = REGISTRIES[name].get(entry)
+            try:
+                cls = REGISTRIES[name].get(entry)
+            except UsageError as error:
+                table.add_row(entry, "", escape(str(error)))
+                continue
             module = sys.modules[cls.__module__].__doc__ or ""
             table.add_row(entry, cls.info.title, module.partition("\n")[0].partition(": ")[2])
         console.print(table)
@@ -93,8 +98,9 @@ def run(
     on."""
     base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device)
     runs = grid(base, method, sharpness or [SHARPNESS.default], seed or [0])
-    _execute(runs, out, jobs, threads)
+    failed = _execute(runs, out, jobs, threads)
     _print(Store(out))
+    _end(failed)
 
 
 @app.command()
@@ -113,14 +119,15 @@ def quickstart(
     ]
     unique = list({run.identity.digest: run for run in runs}.values())
     records = out / "records"
-    _execute(unique, records, jobs, threads=1)
+    failed = _execute(unique, records, jobs, threads=1)
     built = _print(Store(records))
     written = boards.write(built, out)
     for board in built.values():
         written.append(out / f"{board.task}.png")
         report.plot(board, written[-1])
     for path in written:
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        _say(f"wrote {path}")
+    _end(failed)
 
 
 @app.command()
@@ -145,10 +152,10 @@ def leaderboard(
     if check:
         complaints = boards.check(records, out)
         for complaint in complaints:
-            console.print(complaint, style="red", highlight=False, soft_wrap=True)
+            _say(complaint, style="red")
         if complaints:
             raise typer.Exit(1)
-        console.print(f"{out}: every CSV file is what its {len(records)} records make")
+        _say(f"{out}: every CSV file is what its {len(records)} records make")
         return
     check_writable(out)
     built = _print(Store(folder))
@@ -158,14 +165,13 @@ def leaderboard(
             report.plot(board, out / f"{board.task}.png")
 
 
-def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> None:
-    """Run what is not done yet, with a progress bar if somebody watches."""
+def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> list[RunRecord]:
+    """Run what is not done yet, with a progress bar if somebody watches; the failed ones."""
     check_writable(folder)
     store = Store(folder)
     todo = unfinished(runs, store)
-    console.print(
-        f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}"
-    )
+    done = len(runs) - len(todo)
+    _say(f"{len(runs)} runs, {done} of them done before; records in {folder}")
     parallel = jobs or (_cores() if runs[0].device.type == "cpu" else 1)
     failed: list[RunRecord] = []
     with _progress(sum(run.total_epochs for run in todo)) as (progress, bar):
@@ -183,16 +189,26 @@ def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) 
             on_epoch=lambda _: progress.advance(bar),
             on_record=finished,
         )
-    if any(record.status == "failed" for record in failed):
-        console.print(f"{len(failed)} runs have no result; run the same command to try them again")
+    return [record for record in failed if record.status == "failed"]
+
+
+def _end(failed: Sequence[RunRecord]) -> None:
+    """Exit with 1 if a run failed."""
+    if failed:
+        _say(f"{len(failed)} runs failed; the same command tries them again")
         raise typer.Exit(1)
+
+
+def _say(text: str, style: str | None = None) -> None:
+    """Print a line as it is: no markup, no folding of paths."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _line(record: RunRecord) -> str:
     identity = record.identity
     name = f"{identity.method} x {identity.sharpness}, seed {identity.seed}"
     if record.status != "ok":
-        return f"[red]{record.status}[/red] {name}: {record.reason}"
+        return f"[red]{record.status}[/red] {name}: {escape(record.reason)}"
     return f"[green]ok[/green] {name}: {record.train_seconds:.1f} s"
 
 
@@ -265,5 +281,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """Console script."""
+    """Console script; like ``python -m``, it finds a user's own modules in the current folder."""
+    sys.path.append(os.getcwd())
     raise SystemExit(main())

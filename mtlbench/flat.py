@@ -37,8 +37,9 @@ class FlatParameters:
         self.head_params = heads
         self.params = [*shared, *(p for head in heads for p in head)]
         _check_uniform(self.params)
-        trunk = {id(p) for p in model.shared.parameters()}
-        self.trunk_only = bool(shared) and all(id(p) in trunk for p in shared)
+        in_heads = {id(p) for p in model.heads.parameters()}
+        in_trunk = {id(p) for p in model.shared.parameters()} - in_heads
+        self.trunk_only = bool(shared) and all(id(p) in in_trunk for p in shared)
         """Whether every shared parameter acts through the trunk's output alone."""
         sizes = [sum(p.numel() for p in group) for group in (shared, *heads)]
         ends = torch.tensor(sizes).cumsum(0).tolist()
@@ -51,17 +52,15 @@ class FlatParameters:
         self.grad = GradientRows(self, 1)
         self._pool: dict[int, list[GradientRows]] = {1: [self.grad]}
         self._taken: dict[int, int] = {}
-        self._anchor: Tensor | None = None
-        self._anchored = False
+        self._anchor = self.data.new_empty(0)
+        self._anchored_at = -1
         self._shifts = 0
         self.point = 0
         """Names the present position of the parameters; a shift changes it, its end restores it."""
 
     def begin_step(self) -> None:
-        """Forget the last step: its gradient buffers may be reused and the parameters have
-        moved."""
+        """Forget the last step: its gradient buffers may be reused."""
         self._taken = {}
-        self._anchored = False
 
     def rows(self, n_rows: int) -> GradientRows:
         """A zeroed gradient buffer that nobody else uses in this step; allocated once a run."""
@@ -81,14 +80,16 @@ class FlatParameters:
 
         Raises:
             RuntimeError: within another shift; shifts do not nest.
+            ValueError: a direction is not of its segment's size.
         """
         if self.point:
             raise RuntimeError("shifted() inside shifted(): shifts do not nest")
-        if self._anchor is None:
-            self._anchor = torch.empty_like(self.data)
-        if not self._anchored:
-            self._anchor.copy_(self.data)
-            self._anchored = True
+        for segment, direction, _ in moves:
+            if direction.shape != self.data[segment].shape:
+                size = tuple(direction.shape)
+                raise ValueError(f"a direction of shape {size} for parameters {segment}")
+        if self._anchored_at != self._version():
+            self._anchor = self._anchor.resize_as_(self.data).copy_(self.data)
         self._shifts += 1
         self.point = self._shifts
         try:
@@ -100,22 +101,29 @@ class FlatParameters:
             for segment, _, _ in moves:
                 self.data[segment].copy_(self._anchor[segment])
             self._invalidate_graphs()
+            self._anchored_at = self._version()
             self.point = 0
+
+    def _version(self) -> int:
+        """Grows with every write to a parameter: the copy serves until the optimizer steps."""
+        return sum(p._version for p in self.params)
 
     def _invalidate_graphs(self) -> None:
         # Writing through the buffer bypasses autograd's version counters: without this, a backward
-        # pass through a
-        # graph made at the other point would silently mix the two.
+        # pass through a graph made at the other point would silently mix the two.
         torch.autograd.graph.increment_version(self.params)
 
     def scale_layers_(self, direction: Tensor, factors: Tensor) -> Tensor:
         """Multiply each shared parameter tensor's part of ``direction`` (P,) by its entry of
         ``factors``."""
-        torch._foreach_mul_(direction.split(self.layer_sizes), factors.unbind())
+        if self.layer_sizes:
+            torch._foreach_mul_(direction.split(self.layer_sizes), factors.unbind())
         return direction
 
     def layer_norms(self, direction: Tensor) -> Tensor:
         """Norm of each shared parameter tensor's part of ``direction`` (P,), one entry a tensor."""
+        if not self.layer_sizes:
+            return direction.new_zeros(0)
         return torch.stack(torch._foreach_norm(direction.split(self.layer_sizes)))
 
 

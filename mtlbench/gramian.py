@@ -33,6 +33,7 @@ class GramianMethod(WeightingMethod):
 
     last_weights: Tensor
     steps: Tensor
+    fallbacks: Tensor
 
     def __init__(
         self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
@@ -43,7 +44,8 @@ class GramianMethod(WeightingMethod):
         self.register_buffer("last_weights", torch.full((n_tasks,), start, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._proposed: Tensor | None = None
-        self._fallbacks = 0
+        self.register_buffer("fallbacks", torch.zeros((), dtype=torch.int64))
+        self._failures = 0
 
     @abstractmethod
     def solve(self, gramian: Array, losses: Array) -> Array:
@@ -55,7 +57,7 @@ class GramianMethod(WeightingMethod):
 
     def weights(self, view: GradientView) -> Tensor:
         if self.refresh > 1 and int(self.steps) % self.refresh:
-            return self.last_weights.to(view.losses)
+            return self.last_weights.to(view.losses, copy=True)
         gramian = view.gramian(self.at).double().cpu().numpy()
         solution = self._solved(gramian, view.losses.double().cpu().numpy())
         self._proposed = torch.from_numpy(solution)
@@ -70,16 +72,18 @@ class GramianMethod(WeightingMethod):
             if weights.shape == (self.n_tasks,) and np.isfinite(weights).all():
                 return weights
             reason = f"the solver returned {weights}"
-        if not self._fallbacks:
+        if not self._failures and not self.fallbacks:
             logger.warning("%s: last good weights kept, %s", self.info.name, reason)
-        self._fallbacks += 1
+        self._failures += 1
         return self.last_weights.cpu().numpy().copy()
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         self.steps += 1
+        self.fallbacks += self._failures
+        self._failures = 0
         if self._proposed is not None:
             self.last_weights.copy_(self._proposed)
             self._proposed = None
 
     def diagnostics(self) -> dict[str, float]:
-        return {"solver_fallbacks": self._fallbacks}
+        return {"solver_fallbacks": int(self.fallbacks)}

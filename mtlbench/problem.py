@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.errors import UsageError
 from mtlbench.flat import FlatParameters, GradientRows, Move
@@ -81,6 +81,7 @@ class StepProblem:
             raise UsageError(f"the batch has no target for {', '.join(sorted(missing))}")
         self._randomness = _Randomness(flat.data.device)
         self._first = True
+        self._statistics: list[tuple[Tensor, Tensor]] = []
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         flat.begin_step()
@@ -107,7 +108,7 @@ class StepProblem:
                     continue
                 self.passes.forward += 1
                 self._randomness.enter(index)
-                trunk = self.model.shared(group.inputs)
+                trunk = tree_map(_alias, self.model.shared(group.inputs))
                 before_head = partial(self._randomness.enter, index)
                 outputs = self.model.predict(trunk, names, before_head)
                 for name in names:
@@ -142,10 +143,17 @@ class StepProblem:
         """Losses at the present point, without a graph."""
         return self.losses(only)
 
+    def undo_statistics(self) -> None:
+        """Running statistics of normalisation as before the step, for a step that is skipped."""
+        for buffer, before in self._statistics:
+            buffer.copy_(before)
+
     @contextmanager
     def _one_function(self) -> Iterator[None]:
         if self._first:
             self._first = False
+            layers = _normalisation_layers(self.model)
+            self._statistics = [(b, b.clone()) for m in layers for b in m.buffers()]
             yield
             return
         with frozen_statistics(self.model), self._randomness.replayed():
@@ -177,18 +185,22 @@ class _Randomness:
             yield
 
 
+def _normalisation_layers(model: nn.Module) -> list[_NormBase]:
+    return [m for m in model.modules() if isinstance(m, _NormBase) and m.training]
+
+
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
     """Normalise as the model's mode says but leave the running statistics alone."""
-    layers = [m for m in model.modules() if isinstance(m, _NormBase)]
-    before = [m.track_running_stats for m in layers]
+    layers = _normalisation_layers(model)
+    before = [(m.track_running_stats, m.running_mean, m.running_var) for m in layers]
     try:
         for m in layers:
-            m.track_running_stats = False
+            m.track_running_stats, m.running_mean, m.running_var = False, None, None
         yield
     finally:
-        for m, flag in zip(layers, before, strict=True):
-            m.track_running_stats = flag
+        for m, state in zip(layers, before, strict=True):
+            m.track_running_stats, m.running_mean, m.running_var = state
 
 
 @contextmanager
@@ -201,6 +213,11 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for m, mode in before:
             m.training = mode
+
+
+def _alias(leaf: Any) -> Any:
+    """A trunk output as the heads see it, apart from others that the trunk computes from it."""
+    return leaf.view_as(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
 
 
 def _differentiable(structure: Any) -> list[Tensor]:
@@ -290,9 +307,8 @@ class PlainView(GradientView):
                     graph.losses[k], [*features, *params], retain_graph=True, materialize_grads=True
                 )
                 own = {id(t): g for t, g in zip(features, grads, strict=False)}
-                rows.append(
-                    torch.cat([own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()])
-                )
+                parts = [own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()]
+                rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
                 pieces = [g.flatten() for g in grads[len(features) :]]
                 heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
             self._problem.passes.head_backward += self.n_tasks
@@ -355,7 +371,9 @@ class ShiftedView(GradientView):
         problem = self._problem
         with problem.flat.shifted(*self._move(k)):
             rows.bind(row)
-            problem.losses([problem.objectives[k]]).sum().backward()
+            loss = problem.losses([problem.objectives[k]])
+            if loss.requires_grad:
+                loss.sum().backward()
         problem.passes.backward += 1
 
     def _dense(self) -> GradientRows:

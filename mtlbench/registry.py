@@ -92,10 +92,14 @@ class Registry(Generic[T]):
         Raises:
             UsageError: unknown name, or an optional dependency of it is missing.
         """
+        path: str
+        attribute: str
+        path, _, attribute = name.partition(":")
+        if attribute and path in self.names():
+            raise UsageError(f"{name!r}: {attribute!r} is not of the form option=value")
         try:
-            if ":" in name:
-                module, _, attribute = name.partition(":")
-                return self._checked(getattr(importlib.import_module(module), attribute), name)
+            if all(part.isidentifier() for part in [*path.split("."), attribute]):
+                return self._checked(getattr(importlib.import_module(path), attribute), name)
             if name in self._plugins:
                 return self._checked(self._plugins[name].load(), name)
             if name in self.names():
@@ -133,7 +137,9 @@ class Registry(Generic[T]):
         hints = typing.get_type_hints(cls.__init__, include_extras=True)
         parameters = inspect.signature(cls).parameters.values()
         fields: dict[str, Any] = {
-            p.name: (hints[p.name], p.default) for p in parameters if p.kind is p.KEYWORD_ONLY
+            p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+            for p in parameters
+            if p.kind is p.KEYWORD_ONLY
         }
         unknown = [name for name in spec.options if name not in fields]
         if unknown:

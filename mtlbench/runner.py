@@ -102,6 +102,8 @@ def prepare(spec: RunSpec) -> Run:
             f"task {task.info.name!r} has no architecture {architecture!r}; "
             f"valid: {', '.join(task.info.architectures)}"
         )
+    if not 0 <= spec.seed < 2**64:
+        raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
     method, sharpness = Spec.parse(spec.method), Spec.parse(spec.sharpness or SHARPNESS.default)
     method_class, method_options = METHODS.resolve(method)
     sharpness_class, sharpness_options = SHARPNESS.resolve(sharpness)

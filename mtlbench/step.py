@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,15 @@ from torch.optim import Optimizer
 
 from mtlbench.errors import DivergedError
 from mtlbench.flat import FlatParameters
-from mtlbench.interfaces import Batch, InputGroup, Loss, SharpnessWrapper, Update, WeightingMethod
+from mtlbench.interfaces import (
+    Batch,
+    GradientView,
+    InputGroup,
+    Loss,
+    SharpnessWrapper,
+    Update,
+    WeightingMethod,
+)
 from mtlbench.model import MultiTaskModel
 from mtlbench.problem import NonFiniteError, Passes, StepProblem
 from mtlbench.registry import METHODS, SHARPNESS, Spec
@@ -46,23 +55,26 @@ def train_step(
 ) -> StepReport:
     """Aggregate, write the gradient, step the optimizer, let the methods advance.
 
-    A non-finite loss or gradient skips the step: neither parameters nor any state move.
+    A non-finite loss or gradient skips the step: neither parameters nor any state nor running
+    statistics move.
 
     Args:
         problem: the step's problem.
         methods: one for each of the wrapper's parts.
         wrapper: where the gradients are taken.
         optimizer: of the model's parameters.
-        scale: factor on the update.
+        scale: factor on every aggregate, and on its heads where the method weights them.
         clip_norm: bound of the shared gradient's norm, after ``scale``.
     """
     flat = problem.flat
     try:
-        update = wrapper.update(problem, *(method.aggregate for method in methods))
+        update = wrapper.update(problem, *(partial(_aggregate, m, scale) for m in methods))
     except NonFiniteError as error:
+        problem.undo_statistics()
         return StepReport(None, skipped=str(error))
-    _write(flat, update, scale, clip_norm)
+    _write(flat, update, clip_norm)
     if not torch.isfinite(flat.grad.buffer.sum()):
+        problem.undo_statistics()
         return StepReport(problem.first_losses, update.weights, "non-finite gradient")
     flat.grad.bind()
     optimizer.step()
@@ -79,13 +91,21 @@ def train_step(
     return StepReport(problem.first_losses, update.weights)
 
 
-def _write(flat: FlatParameters, update: Update, scale: float, clip_norm: float | None) -> None:
+def _aggregate(method: WeightingMethod, scale: float, view: GradientView) -> Update:
+    """The method's update at the protocol's scale; unit head gradients are at it already."""
+    update = method.aggregate(view)
+    if scale == 1.0:
+        return update
+    weighted = method.info.head_policy == "weighted"
+    heads = [scale * own for own in update.heads] if weighted else update.heads
+    return Update(scale * update.shared, heads, update.weights)
+
+
+def _write(flat: FlatParameters, update: Update, clip_norm: float | None) -> None:
     """Put an update into the flat gradient; copying a buffer onto itself costs nothing."""
     flat.grad.rows[0].copy_(update.shared)
     for own, new in zip(flat.grad.heads, update.heads, strict=True):
         own.copy_(new)
-    if scale != 1.0:
-        flat.grad.buffer.mul_(scale)
     if clip_norm is not None:
         shared = flat.grad.rows[0]
         shared.mul_((clip_norm / shared.norm()).clamp(max=1.0))

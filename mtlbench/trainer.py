@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from mtlbench.hardware import synchronize
 from mtlbench.interfaces import Task
 from mtlbench.model import MultiTaskModel
+from mtlbench.problem import evaluation_mode
 from mtlbench.registry import Spec
 from mtlbench.results import Epoch, Phase, Scores
 from mtlbench.step import Stepper
@@ -126,8 +128,9 @@ class Trainer:
             if not report.skipped and report.losses is not None:
                 total += report.losses
                 taken += 1
-        mean = total / max(taken, 1)
-        self.stepper.on_epoch_end(epoch, mean)
+        mean = total / taken
+        if taken:
+            self.stepper.on_epoch_end(epoch, mean)
         val = evaluate(self.model, self.task, "val", self.objectives, self.device)
         score = self.task.selection_score(val.metrics)
         if isinstance(self.scheduler, ReduceLROnPlateau):
@@ -146,8 +149,9 @@ class Trainer:
                 skipped_steps=self.stepper.skipped - skipped_before,
             )
         )
-        best = max((e.selection_score for e in self.history[:-1]), default=float("-inf"))
-        if score > best or not self._selected[1]:
+        *earlier, latest = (e.selection_score for e in self.history)
+        best = max((s for s in earlier if not math.isnan(s)), default=-math.inf)
+        if latest > best or not self._selected[1]:
             state = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._selected = (epoch, state)
 
@@ -203,10 +207,8 @@ def evaluate(
     meters = {n: m.to(device) for n, m in task.meters().items() if of[n] in objectives}
     sums = {name: torch.zeros((), device=device, dtype=torch.float64) for name in objectives}
     counts = dict.fromkeys(objectives, 0)
-    training = model.training
-    model.eval()
-    for batch in task.batches(split, None):
-        for group in (g.to(device) for g in batch):
+    with evaluation_mode(model):
+        for group in (g.to(device) for batch in task.batches(split, None) for g in batch):
             names = [name for name in objectives if name in group.targets]
             if not names:
                 continue
@@ -218,7 +220,6 @@ def evaluate(
             for metric, meter in meters.items():
                 if of[metric] in names:
                     meter.update(predictions[of[metric]], group.targets[of[metric]])
-    model.train(training)
     return Scores(
         metrics={name: _number(meter.compute()) for name, meter in meters.items()},
         losses={name: _number(sums[name] / max(counts[name], 1)) for name in objectives},

@@ -1,0 +1,266 @@
+"""The command line: what it prints, writes and returns, and how it refuses what cannot be done."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mtlbench import cli
+from mtlbench.cli import main
+from mtlbench.errors import DataError, UsageError
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
+from mtlbench.results import Store
+from tests.toy_task import BROKEN, EPOCHS, TOY
+
+METHOD = ["--method", "ls"]
+CELLS = [*METHOD, "stl", "mgda", "--sharpness", "none", "--seed", "0", "1"]
+
+
+class Ended(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def mtlbench(capsys: pytest.CaptureFixture[str]) -> Mtlbench:
+    return Mtlbench(capsys)
+
+
+class Mtlbench:
+    """Runs the command in this process."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *words: object) -> Ended:
+        code = main([str(word) for word in words])
+        return Ended(code, *self._capsys.readouterr())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of a small sweep, and what its command printed."""
+    folder = tmp_path_factory.mktemp("sweep") / "records"
+    with redirect_stdout(io.StringIO()) as out:
+        assert main(["run", TOY, *CELLS, "--out", str(folder), "--jobs", "2"]) == 0
+    return folder, out.getvalue()
+
+
+def plain(text: str) -> str:
+    """Without the frames and line breaks of a panel."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]", " ", text).split())
+
+
+# ------------------------------------------------------------------------------------ bad input
+NEEDS_NO_FILE: list[tuple[Sequence[str], Sequence[str]]] = [
+    (["run", "nosuch", *METHOD], ["unknown task 'nosuch'", *TASKS.names()]),
+    (["run", TOY, "--method", "nosuch"], ["unknown method 'nosuch'", *METHODS.names()]),
+    (["run", TOY, "--method", "ls", "nosuch"], ["unknown method 'nosuch'"]),
+    (
+        ["run", TOY, *METHOD, "--sharpness", "nosuch"],
+        ["unknown sharpness wrapper 'nosuch'", *SHARPNESS.names()],
+    ),
+    (["run", "nosuch.mod:Task", *METHOD], ["'nosuch.mod:Task' cannot be imported"]),
+    (["run", f"{TOY}:size=3", *METHOD], ["no option 'size'; valid: fault, at, once"]),
+    (["run", TOY, "--method", "cagrad:k=1"], ["method 'cagrad' has no option 'k'; valid: c"]),
+    (["run", TOY, "--method", "cagrad:c"], ["'cagrad:c'", "option=value"]),
+    (["run", TOY, "--method", "ls:c=1"], ["method 'ls' has no option 'c'; valid: it has none"]),
+    (["run", TOY, "--method", "cagrad:c=much"], ["'cagrad': option c=much", "valid number"]),
+    (["run", TOY, "--method", "famo:lr=0"], ["'famo': option lr=0", "greater than 0"]),
+    (
+        ["run", TOY, *METHOD, "--sharpness", "samo:rho=-1"],
+        ["'samo': option rho=-1", "greater than 0"],
+    ),
+    (
+        ["run", TOY, *METHOD, "--sharpness", "samo:probe=x"],
+        ["'samo': option probe=x", "'train' or 'eval'"],
+    ),
+    (["run", f"{TOY}:at=-1", *METHOD], ["option at=-1", "greater than or equal to 0"]),
+    (["run", TOY, *METHOD, "--protocol", "maxi"], ["no protocol 'maxi'; valid: mini, paper"]),
+    (["run", TOY, *METHOD, "--arch", "deep"], ["no architecture 'deep'; valid: linear, wide"]),
+    (["run", TOY, *METHOD, "--epochs", "0"], ["epochs must be at least 1, not 0"]),
+    (["run", TOY, *METHOD, "--device", "nosuch"], ["device 'nosuch' is not available"]),
+    (["run", TOY, *METHOD, "--seed", "0", "x"], ["'--seed'", "valid integer"]),
+    (["run", TOY, *METHOD, "--jobs", "0"], ["'--jobs'"]),
+    (["run", TOY], ["Missing option '--method'"]),
+    (["run", *METHOD], ["Missing argument", "task"]),
+    (["nosuch"], ["No such command 'nosuch'"]),
+    (["list", "nosuch"], ["'nosuch' is not one of 'tasks', 'methods', 'sharpness'"]),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), NEEDS_NO_FILE, ids=lambda words: " ".join(words))
+def test_a_bad_request_ends_with_one_readable_message(
+    words: Sequence[str], said: Sequence[str], mtlbench: Mtlbench, tmp_path: Path
+) -> None:
+    out = ["--out", tmp_path / "out"] if words[0] == "run" else []
+    refused(mtlbench(*words, *out), said)
+    assert list(tmp_path.iterdir()) == []
+
+
+def refused(ended: Ended, said: Sequence[str]) -> None:
+    message = plain(ended.err)
+    assert (ended.code, ended.out) == (2, "")
+    assert "Traceback" not in message
+    assert [part for part in said if part not in message] == [], message
+
+
+@pytest.mark.parametrize("task", ["multimnist", "qm9"])
+@pytest.mark.parametrize("state", ["missing", "incomplete", "corrupt"])
+def test_bad_data_is_named(task: str, state: str, mtlbench: Mtlbench, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    file = folder / {"multimnist": "MNIST/raw/train-images-idx3-ubyte", "qm9": "qm9.npz"}[task]
+    said = [str(folder if state == "missing" else file)]
+    if state != "missing":
+        file.parent.mkdir(parents=True)
+    if state == "corrupt":
+        file.write_bytes(b"no such data")
+        said.append("expected")
+    reason = {"missing": "does not exist", "incomplete": "is missing", "corrupt": "is corrupt"}
+    ended = mtlbench("run", task, *METHOD, "--data", folder, "--out", tmp_path / "out")
+    refused(ended, [*said, reason[state], "PATH"])
+
+
+@pytest.mark.parametrize("command", [["run", TOY, *METHOD], ["quickstart"]], ids=["run", "quick"])
+def test_an_unwritable_folder_is_refused_before_training(
+    command: list[str], mtlbench: Mtlbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(*args: object, **kwargs: object) -> NoReturn:
+        pytest.fail("training began")
+
+    monkeypatch.setattr(cli, "sweep", train)
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "out"
+    refused(mtlbench(*command, "--out", folder), [f"output folder {folder}", "cannot be written"])
+
+
+def test_bad_folders_of_records(mtlbench: Mtlbench, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    refused(mtlbench("leaderboard", nowhere), [f"no folder of records at {nowhere}"])
+    refused(mtlbench("leaderboard", tmp_path), [f"no record (*.json) in {tmp_path}"])
+    (tmp_path / "x.json").write_text("{")
+    refused(mtlbench("leaderboard", tmp_path), [f"{tmp_path / 'x.json'} is not a run record"])
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown task"):
+        main(["run", "nosuch", *METHOD, "--out", str(tmp_path), "--debug"])
+    with pytest.raises(DataError):
+        main(["--debug", "run", "qm9", *METHOD, "--data", str(tmp_path), "--out", str(tmp_path)])
+
+
+def test_help_is_no_error(mtlbench: Mtlbench) -> None:
+    ended = mtlbench("run", "--help")
+    assert (ended.code, ended.err) == (0, "")
+    assert "--sharpness" in ended.out
+
+
+# ------------------------------------------------------------------------------------ list
+def test_plain_lists(mtlbench: Mtlbench) -> None:
+    kinds: dict[str, Registry[Any]] = {"tasks": TASKS, "methods": METHODS, "sharpness": SHARPNESS}
+    for kind, registry in kinds.items():
+        assert mtlbench("list", kind, "--plain") == (0, "\n".join(registry.names()) + "\n", "")
+    everything = [name for registry in kinds.values() for name in registry.names()]
+    assert mtlbench("list", "--plain").out.split() == everything
+
+
+def test_lists_with_titles(mtlbench: Mtlbench) -> None:
+    ended = mtlbench("list")
+    assert ended.code == 0
+    for name in ("multimnist", "FAMO", "SAMO"):
+        assert name in ended.out
+
+
+# ------------------------------------------------------------------------------------ run
+def test_a_sweep_prints_its_runs_and_a_table(done: tuple[Path, str]) -> None:
+    folder, out = done
+    assert out.startswith("6 runs, 0 of them done before")
+    assert len(re.findall(r"^ok (ls|stl|mgda) x none, seed [01]: ", out, re.MULTILINE)) == 6
+    assert {record.status for record in Store(folder)} == {"ok"}
+    assert "36 made-up samples" in out
+    assert "MGDA" in out
+
+
+def test_no_progress_bar_without_a_terminal(done: tuple[Path, str]) -> None:
+    assert not re.search("[\r\x1b━]|epochs +[0-9]", done[1])
+
+
+def test_a_progress_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(cli, "console", Console(file=screen, force_terminal=True, width=120))
+    assert main(["run", TOY, *METHOD, "--out", str(tmp_path)]) == 0
+    assert f"{EPOCHS}/{EPOCHS}" in screen.getvalue()
+
+
+def test_finished_runs_are_not_run_again(
+    done: tuple[Path, str], mtlbench: Mtlbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(cli, "sweep", lambda runs, *args, **kwargs: started.extend(runs))
+    ended = mtlbench("run", TOY, *CELLS, "2", "--out", done[0])
+    assert ended.code == 0
+    assert plain(ended.out).startswith("9 runs, 6 of them done before")
+    assert len(started) == 3
+
+
+def test_a_failing_run_is_reported(mtlbench: Mtlbench, tmp_path: Path) -> None:
+    ended = mtlbench("run", f"{TOY}:fault=raise", *METHOD, "--out", tmp_path)
+    assert ended.code == 1
+    assert f"failed ls x none, seed 0: RuntimeError: {BROKEN}\n" in ended.out
+    assert "1 runs have no result; run the same command to try them again" in plain(ended.out)
+
+
+# ------------------------------------------------------------------------------------ leaderboard
+def test_a_leaderboard_is_written_and_checked(
+    done: tuple[Path, str], mtlbench: Mtlbench, tmp_path: Path
+) -> None:
+    words = ["leaderboard", done[0], "--out", tmp_path]
+    ended = mtlbench(*words)
+    assert ended.code == 0
+    assert "Δm%" in ended.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.csv", "toy_seeds.csv"]
+    rows = pd.read_csv(tmp_path / "toy.csv")
+    assert set(rows["method"]) == {"ls", "stl", "mgda"}
+    assert set(rows["status"]) == {"ok"}
+
+    assert mtlbench(*words, "--check").code == 0
+
+    csv = tmp_path / "toy.csv"
+    csv.write_text(csv.read_text().replace("mgda", "gmda", 1))
+    tampered = mtlbench(*words, "--check")
+    assert tampered.code == 1
+    assert "toy.csv: line" in tampered.out
+    assert "gmda" in tampered.out
+    assert "gmda" in csv.read_text()
+
+    csv.unlink()
+    missing = mtlbench(*words, "--check")
+    assert (missing.code, missing.out) == (1, "toy.csv: missing\n")
+    assert not csv.exists()
+
+
+# ------------------------------------------------------------------------------------ quickstart
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_quickstart(mtlbench: Mtlbench, tmp_path: Path) -> None:
+    ended = mtlbench("quickstart", "--epochs", "1", "--out", tmp_path)
+    assert ended.code == 0, ended
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "records",
+        "multimnist.csv",
+        "multimnist_seeds.csv",
+        "multimnist.png",
+    }
+    rows = pd.read_csv(tmp_path / "multimnist.csv")
+    assert len(rows) == 1 + 3 * 4
+    assert set(rows["status"]) == {"ok"}
+    assert rows["delta_m"].notna().all()

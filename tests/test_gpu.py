@@ -1,0 +1,45 @@
+"""On a CUDA device: the same numbers as on the CPU, and nothing that only a CPU can do."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.results import Store
+from mtlbench.runner import RunSpec, execute, prepare
+from mtlbench.step import Stepper
+from tests.models import mse, single_batch, tiny_model
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+def _losses(device: str, method: str, sharpness: str) -> torch.Tensor:
+    model = tiny_model().to(device).eval()  # dropout draws other numbers on another device
+    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.01), method, sharpness)
+    batch = [group.to(torch.device(device)) for group in single_batch()]
+    reports = [stepper.step(batch, mse) for _ in range(3)]
+    assert all(report.losses is not None for report in reports)
+    return torch.stack([report.losses.cpu() for report in reports if report.losses is not None])
+
+
+@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("sharpness", [n for n in SHARPNESS.names() if n != "samo"])
+def test_steps_agree_with_the_cpu(method: str, sharpness: str) -> None:
+    if method == "graddrop":
+        pytest.skip("its random signs differ from device to device")
+    torch.testing.assert_close(
+        _losses("cuda", method, sharpness), _losses("cpu", method, sharpness), rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("sharpness", SHARPNESS.names())
+def test_a_run_ends_with_numbers(tmp_path: Path, sharpness: str) -> None:
+    spec = RunSpec("multimnist", "fairgrad", sharpness, epochs=1, device="cuda")
+    record = execute(prepare(spec), Store(tmp_path))
+    assert record.status == "ok", record.reason
+    assert record.peak_memory_mb
+    assert record.peak_memory_mb > 0

@@ -1,0 +1,270 @@
+"""From a request to a record: the same numbers again, also after an interrupt; failures are
+results."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import mtlbench
+from mtlbench.errors import DataError, UsageError
+from mtlbench.results import RunRecord, Store
+from mtlbench.runner import Run, RunSpec, command, execute, prepare
+from mtlbench.trainer import WARM_UP_STEPS
+from tests.toy_task import BROKEN, EPOCHS, TOY, ToyTask
+
+OBJECTIVES = ToyTask.info.objectives
+
+CELLS = [("famo", "none"), ("uw", "samo"), ("stl", "none")]
+"""Methods with a state of their own, a wrapper that draws numbers, a run of three phases."""
+
+
+def run_of(method: str = "ls", sharpness: str | None = None, task: str = TOY, **more: Any) -> Run:
+    return prepare(RunSpec(task, method, sharpness, device="cpu", **more))
+
+
+def numbers(record: RunRecord) -> dict[str, Any]:
+    """A record without what differs between two runs of the same thing: timing and provenance."""
+    timing = {"step_ms", "train_seconds", "peak_memory_mb", "provenance"}
+    epochs = {"__all__": {"epochs": {"__all__": {"step_ms"}}}}
+    return record.model_dump(exclude={**dict.fromkeys(timing, True), "phases": epochs})
+
+
+@cache
+def unbroken(method: str, sharpness: str, folder: Path) -> RunRecord:
+    return execute(run_of(method, sharpness), Store(folder / "unbroken"))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+class Interrupt:
+    """Raises in the n-th call."""
+
+    def __init__(self, n: int) -> None:
+        self.left = n
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise KeyboardInterrupt
+
+
+# ------------------------------------------------------------------------------------ same again
+@pytest.mark.parametrize(("method", "sharpness"), CELLS)
+def test_a_run_is_reproducible(method: str, sharpness: str, shared: Path, tmp_path: Path) -> None:
+    torch.rand(5)  # whatever the caller has drawn before
+    again = execute(run_of(method, sharpness), Store(tmp_path))
+    assert again.status == "ok"
+    assert numbers(again) == numbers(unbroken(method, sharpness, shared))
+
+
+def test_another_seed_is_another_run(shared: Path, tmp_path: Path) -> None:
+    other = execute(run_of("famo", seed=1), Store(tmp_path))
+    assert numbers(other)["phases"] != numbers(unbroken("famo", "none", shared))["phases"]
+
+
+def test_the_callers_random_numbers_are_left_alone(tmp_path: Path) -> None:
+    def states() -> Any:
+        numpys = np.random.get_state(legacy=False)  # noqa: NPY002
+        return [torch.get_rng_state().numpy(), numpys, random.getstate()]
+
+    before = states()
+    execute(run_of("graddrop", "sam"), Store(tmp_path))
+    np.testing.assert_equal(states(), before)
+
+
+# ------------------------------------------------------------------------------------ interrupts
+@pytest.mark.parametrize(
+    ("method", "sharpness", "after"),
+    [
+        (method, sharpness, after)
+        for method, sharpness in CELLS
+        for after in ((3, 4) if method == "stl" else range(1, EPOCHS + 1))
+    ],
+)
+def test_a_resumed_run_ends_like_an_unbroken_one(
+    method: str, sharpness: str, after: int, shared: Path, tmp_path: Path
+) -> None:
+    store, run = Store(tmp_path), run_of(method, sharpness)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, Interrupt(after))
+    assert list(store) == []
+    left: list[None] = []
+    resumed = execute(run, store, lambda: left.append(None))
+    assert len(left) == run.total_epochs - after
+    assert numbers(resumed) == numbers(unbroken(method, sharpness, shared))
+    assert list(tmp_path.rglob("*.pt")) == []
+
+
+def test_interrupted_again_and_again(shared: Path, tmp_path: Path) -> None:
+    store, run = Store(tmp_path), run_of("uw", "samo")
+    for _ in range(EPOCHS):
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, store, Interrupt(1))
+    assert numbers(execute(run, store)) == numbers(unbroken("uw", "samo", shared))
+
+
+def test_an_interrupt_within_an_epoch(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), run_of(task=f"{TOY}:fault=interrupt,once={tmp_path / 'once'}")
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store)
+    assert list(store) == []
+    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    resumed, whole = execute(run, store), execute(run, Store(tmp_path / "whole"))
+    assert numbers(resumed) == numbers(whole)
+
+
+@pytest.mark.parametrize("broken", [b"", b"half a checkpoint"], ids=["empty", "no checkpoint"])
+def test_a_corrupt_checkpoint_is_named(broken: bytes, tmp_path: Path) -> None:
+    store, run = Store(tmp_path), run_of()
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, Interrupt(1))
+    (checkpoint,) = tmp_path.rglob("*.pt")
+    checkpoint.write_bytes(broken)
+    record = execute(run, store)
+    assert record.status == "failed"
+    assert f"checkpoint {checkpoint} cannot be read" in record.reason
+    assert "delete it to start over" in record.reason
+    checkpoint.unlink()
+    assert execute(run, store).status == "ok"
+
+
+# ------------------------------------------------------------------------------------ failures
+def test_a_diverged_run_is_a_record(tmp_path: Path) -> None:
+    record = execute(run_of(task=f"{TOY}:fault=nan"), Store(tmp_path))
+    assert (record.status, record.phases, record.step_ms) == ("diverged", [], None)
+    assert "non-finite loss: level = nan" in record.reason
+    assert list(Store(tmp_path)) == [record]
+    assert list(tmp_path.rglob("*.pt")) == []
+
+
+def test_a_failing_run_is_a_record(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    broken = run_of(task=f"{TOY}:fault=raise,at=2,once={tmp_path / 'once'}")
+    record = execute(broken, store)
+    assert (record.status, record.phases) == ("failed", [])
+    assert record.reason == f"RuntimeError: {BROKEN}"
+    assert list(store) == [record]
+
+    epochs: list[None] = []
+    assert execute(broken, store, lambda: epochs.append(None)).status == "ok"
+    assert len(epochs) == 1  # it went on from the checkpoint
+    assert [record.status for record in store] == ["ok"]
+
+
+# ------------------------------------------------------------------------------------ records
+def test_a_record_survives_the_file(shared: Path) -> None:
+    for method, sharpness in CELLS:
+        written = unbroken(method, sharpness, shared)
+        assert Store(shared / "unbroken").read(written.identity) == written
+
+
+def test_what_a_record_says(shared: Path) -> None:
+    record = unbroken("uw", "samo", shared)
+    identity = record.identity
+    assert (identity.task, identity.data_source) == ("toy", "36 made-up samples")
+    assert identity.task_options == {"fault": None, "at": 1, "once": ""}
+    assert (identity.protocol, identity.protocol_version, identity.epochs) == ("mini", 1, EPOCHS)
+    assert identity.method_options == {"lr": 1e-3}
+    assert identity.sharpness_options == {"rho": 0.05, "alpha": 0.5, "mu": 0.01, "probe": "train"}
+    assert record.titles == ("UW", "SAMO")
+    assert (record.role, record.plain) == ("method", False)
+    assert set(record.scores()) == set(record.scores("train", "last")) == set(metric_names())
+    (phase,) = record.phases
+    K = len(OBJECTIVES)
+    assert (phase.forwards_per_step, phase.backwards_per_step) == (1 + 2 * K + K, 1 + K)
+    assert phase.selected["val"] == phase.epochs[phase.selected_epoch].val
+    assert record.step_ms is not None
+    assert record.step_ms > 0
+    assert record.peak_memory_mb is None or record.peak_memory_mb >= 0
+    assert record.provenance.versions["mtlbench"] == mtlbench.__version__
+    assert record.provenance.device
+
+
+def metric_names() -> list[str]:
+    return [metric.name for metric in ToyTask.info.metrics]
+
+
+def test_a_reference_run_trains_each_objective_alone(shared: Path) -> None:
+    record = unbroken("stl", "none", shared)
+    assert record.role == "reference"
+    assert [phase.objectives for phase in record.phases] == [[name] for name in OBJECTIVES]
+    assert set(record.scores()) == set(metric_names())
+    assert {phase.backwards_per_step for phase in record.phases} == {1}
+
+
+def test_the_first_steps_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10**6))
+    slow = {2 * step + 1 for step in range(WARM_UP_STEPS)}  # ends of the warm-up's steps
+    now = 0.0
+
+    def tick() -> float:
+        nonlocal now
+        now += 1000.0 if next(clock) in slow else 0.001
+        return now
+
+    monkeypatch.setattr("mtlbench.trainer.time.perf_counter", tick)
+    record = execute(run_of(), Store(tmp_path))
+    assert record.step_ms == pytest.approx(1.0)
+
+
+def test_the_command_repeats_the_run(tmp_path: Path) -> None:
+    task = f"{TOY}:fault=nan,at=2"
+    run = run_of("cagrad:c=0.2", "samo:rho=0.1", task, seed=3, epochs=2, data=tmp_path)
+    assert command(run) == (
+        f"mtlbench run {task} --method cagrad:c=0.2 --sharpness samo:rho=0.1 --seed 3 "
+        f"--protocol mini --device cpu --data {tmp_path} --epochs 2 --out runs"
+    )
+
+
+# ------------------------------------------------------------------------------------ requests
+def test_defaults_are_resolved() -> None:
+    run = run_of()
+    assert (run.identity.sharpness, run.identity.architecture) == ("none", "linear")
+    paper = run_of(protocol="paper").identity
+    assert (paper.protocol_version, paper.epochs, paper.architecture) == (2, 4, "wide")
+    assert run_of(protocol="paper", architecture="linear").identity != paper
+
+
+def test_the_same_request_in_other_words_is_the_same_run() -> None:
+    same = [run_of("famo:lr=0.025"), run_of("famo:lr=25e-3,gamma=0.01"), run_of("famo", "none")]
+    assert {run.identity.digest for run in same} == {run_of("famo").identity.digest}
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: run_of(protocol="maxi"), "has no protocol 'maxi'; valid: mini, paper"),
+        (lambda: run_of(architecture="deep"), "has no architecture 'deep'; valid: linear, wide"),
+        (lambda: run_of(epochs=0), "epochs must be at least 1, not 0"),
+        (lambda: run_of(seed=-1), "seed"),
+        (lambda: run_of("famo:lr=-1"), "option lr=-1: Input should be greater than 0"),
+        (lambda: run_of("ls", "samo:alpha=2"), "option alpha=2: Input should be less than"),
+        (lambda: run_of(task=f"{TOY}:at=x"), "option at=x: Input should be a valid integer"),
+    ],
+)
+def test_a_bad_request_is_refused(build: Callable[[], Run], said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build()
+    assert said in str(caught.value)
+
+
+def test_a_missing_data_folder_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "nowhere"
+    with pytest.raises(DataError, match=f"{folder} does not exist; {ToyTask.info.source}"):
+        run_of(data=folder)
+
+
+def test_a_missing_device_is_named() -> None:
+    with pytest.raises(UsageError, match="device 'nosuch' is not available here"):
+        prepare(RunSpec(TOY, "ls", device="nosuch"))

@@ -1,0 +1,147 @@
+"""Many runs in processes of their own: what a crash and an interrupt leave behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mtlbench.results import RunRecord, Store
+from mtlbench.runner import Run, RunSpec, execute, prepare
+from mtlbench.sweep import grid, sweep, unfinished
+from tests.test_runner import numbers
+from tests.toy_task import BROKEN, EPOCHS, EXIT_CODE, TOY
+
+BASE = RunSpec(TOY, "", device="cpu")
+
+
+def run_of(fault: str = "", method: str = "ls") -> Run:
+    return prepare(RunSpec(f"{TOY}:{fault}", method, device="cpu"))
+
+
+def swept(runs: list[Run], folder: Path, jobs: int = 1) -> list[RunRecord]:
+    """Records in the order in which they were reported."""
+    records: list[RunRecord] = []
+    sweep(runs, folder, jobs=jobs, threads=1, on_record=lambda run, record: records.append(record))
+    assert sorted(map(repr, Store(folder))) == sorted(map(repr, records))
+    return records
+
+
+# ------------------------------------------------------------------------------------ what to do
+def test_the_grid() -> None:
+    runs = grid(BASE, ["ls", "stl", "cagrad:c=0.2"], ["none", "samo"], [0, 1])
+    cells = [(run.identity.method, run.identity.sharpness, run.identity.seed) for run in runs]
+    assert cells == [
+        ("ls", "none", 0),
+        ("ls", "samo", 0),
+        ("stl", "none", 0),
+        ("cagrad", "none", 0),
+        ("cagrad", "samo", 0),
+        ("ls", "none", 1),
+        ("ls", "samo", 1),
+        ("stl", "none", 1),
+        ("cagrad", "none", 1),
+        ("cagrad", "samo", 1),
+    ]
+
+
+def test_the_same_run_in_other_words_is_in_the_grid_once() -> None:
+    assert len(grid(BASE, ["famo", "famo:lr=0.025", "famo:gamma=1e-2"], ["none", "none"], [0])) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "left"), [("ok", []), ("diverged", []), ("failed", ["ls"]), (None, ["ls"])]
+)
+def test_only_failed_runs_are_run_again(
+    status: str | None, left: list[str], tmp_path: Path
+) -> None:
+    run, store = run_of(), Store(tmp_path)
+    if status is not None:
+        record = execute(run_of("fault=raise"), Store(tmp_path / "other"))
+        store.write(record.model_copy(update={"identity": run.identity, "status": status}))
+    assert [each.identity.method for each in unfinished([run], store)] == left
+
+
+# ------------------------------------------------------------------------------------ crashes
+def test_the_sweep_goes_on_after_every_kind_of_end(tmp_path: Path) -> None:
+    faults = ["fault=kill", "fault=exit", "fault=raise", "fault=nan", "fault=interrupt", ""]
+    records = swept([run_of(fault) for fault in faults], tmp_path)
+    ended = "the run's process ended with exit code"
+    assert [(r.status, r.reason[:60]) for r in records] == [
+        ("failed", f"{ended} {-signal.SIGKILL}"),
+        ("failed", f"{ended} {EXIT_CODE}"),
+        ("failed", f"RuntimeError: {BROKEN}"[:60]),
+        ("diverged", "20 steps in a row skipped: non-finite loss: level = nan, slo"),
+        ("failed", f"{ended} 130"),
+        ("ok", ""),
+    ]
+
+
+def test_a_killed_run_is_resumed_by_the_next_sweep(tmp_path: Path) -> None:
+    run = run_of(f"fault=kill,at=2,once={tmp_path / 'once'}", "famo")
+    (first,) = swept([run], tmp_path)
+    assert first.status == "failed"
+    assert unfinished([run], Store(tmp_path)) == [run]
+    epochs: list[Run] = []
+    sweep([run], tmp_path, jobs=1, threads=1, on_epoch=epochs.append)
+    assert len(epochs) == EPOCHS - 2
+    (second,) = Store(tmp_path)
+    assert numbers(second) == numbers(execute(run, Store(tmp_path / "unbroken")))
+
+
+def test_two_at_a_time(tmp_path: Path) -> None:
+    runs = grid(BASE, ["ls", "stl"], ["none"], [0, 1])
+    epochs: list[Run] = []
+    records: dict[str, RunRecord] = {}
+    sweep(
+        runs,
+        tmp_path,
+        jobs=2,
+        threads=1,
+        on_epoch=epochs.append,
+        on_record=lambda run, record: records.update({run.identity.digest: record}),
+    )
+    assert len(epochs) == sum(run.total_epochs for run in runs)
+    for run in runs[:2]:
+        alone = execute(run, Store(tmp_path / "alone"))
+        assert numbers(records[run.identity.digest]) == numbers(alone)
+    assert list(records) != []
+    assert {record.provenance.threads for record in records.values()} == {1}
+
+
+# ------------------------------------------------------------------------------------ interrupts
+def test_an_interrupt_ends_the_processes_and_leaves_no_record(tmp_path: Path) -> None:
+    def interrupt(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    runs = grid(BASE, ["ls", "uw"], ["samo"], [0, 1])
+    with pytest.raises(KeyboardInterrupt):
+        sweep(runs, tmp_path, jobs=2, threads=1, on_epoch=interrupt)
+    assert multiprocessing.active_children() == []
+    done = list(Store(tmp_path))  # raises if one of them is not whole
+    assert len(done) + len(unfinished(runs, Store(tmp_path))) == len(runs)
+    assert len(done) < len(runs)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal to a process group")
+def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
+    words = ["run", f"{TOY}:fault=hang,at=1", "--method", "ls", "--out", str(tmp_path)]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(
+        [sys.executable, "-m", "mtlbench", *words], start_new_session=True, **streams
+    ) as process:
+        while process.poll() is None and not list(tmp_path.rglob("*.pt")):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in output
+    assert list(tmp_path.rglob("*.json")) == []
+    assert len(list(tmp_path.rglob("*.pt"))) == 1

@@ -59,8 +59,9 @@ class FlatParameters:
         """Names the present position of the parameters; a shift changes it, its end restores it."""
 
     def begin_step(self) -> None:
-        """Forget the last step: its gradient buffers may be reused."""
+        """Forget the last step: its gradient buffers may be reused, the parameters may differ."""
         self._taken = {}
+        self._anchored_at = -1
 
     def rows(self, n_rows: int) -> GradientRows:
         """A zeroed gradient buffer that nobody else uses in this step; allocated once a run."""
@@ -94,7 +95,8 @@ class FlatParameters:
         self.point = self._shifts
         try:
             for segment, direction, length in moves:
-                torch.mul(direction, length, out=self.data[segment]).add_(self._anchor[segment])
+                step = torch.as_tensor(length, dtype=direction.dtype, device=direction.device)
+                torch.addcmul(self._anchor[segment], direction, step, out=self.data[segment])
             self._invalidate_graphs()
             yield
         finally:

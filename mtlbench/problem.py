@@ -81,6 +81,7 @@ class StepProblem:
             raise UsageError(f"the batch has no target for {', '.join(sorted(missing))}")
         self._randomness = _Randomness(flat.data.device)
         self._first = True
+        self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
@@ -152,11 +153,11 @@ class StepProblem:
     def _one_function(self) -> Iterator[None]:
         if self._first:
             self._first = False
-            layers = _normalisation_layers(self.model)
-            self._statistics = [(b, b.clone()) for m in layers for b in m.buffers()]
+            self._statistics = [(b, b.clone()) for m in self._layers for b in m.buffers()]
             yield
+            self._randomness.settle()
             return
-        with frozen_statistics(self.model), self._randomness.replayed():
+        with frozen_statistics(self._layers), self._randomness.replayed():
             yield
 
 
@@ -166,40 +167,50 @@ class _Randomness:
     def __init__(self, device: torch.device) -> None:
         self._cuda = [device] if device.type == "cuda" else []
         self._states: dict[tuple[int, str | None], list[Tensor]] = {}
+        self._unused = False
 
     def enter(self, group: int, head: str | None = None) -> None:
         """Note the state on the first arrival at a stage, bring it back on every later one."""
+        if self._unused:
+            return
         known = self._states.get((group, head))
         if known is None:
-            cuda = [torch.cuda.get_rng_state(device) for device in self._cuda]
-            self._states[group, head] = [torch.get_rng_state(), *cuda]
+            self._states[group, head] = self._now()
             return
         torch.set_rng_state(known[0])
         for device, state in zip(self._cuda, known[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
 
+    def settle(self) -> None:
+        """After the first forward pass: where it drew nothing, there is nothing to replay."""
+        start = next(iter(self._states.values()))
+        self._unused = all(map(torch.equal, start, self._now()))
+
+    def _now(self) -> list[Tensor]:
+        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda]
+        return [torch.get_rng_state(), *cuda]
+
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Leave the global generators as they were."""
+        if self._unused:
+            yield
+            return
         with torch.random.fork_rng(devices=self._cuda):
             yield
 
 
-def _normalisation_layers(model: nn.Module) -> list[_NormBase]:
-    return [m for m in model.modules() if isinstance(m, _NormBase) and m.training]
-
-
 @contextmanager
-def frozen_statistics(model: nn.Module) -> Iterator[None]:
-    """Normalise as the model's mode says but leave the running statistics alone."""
-    layers = _normalisation_layers(model)
-    before = [(m.track_running_stats, m.running_mean, m.running_var) for m in layers]
+def frozen_statistics(layers: Sequence[_NormBase]) -> Iterator[None]:
+    """Normalise as each layer's mode says but leave the running statistics alone."""
+    training = [m for m in layers if m.training]
+    before = [(m.track_running_stats, m.running_mean, m.running_var) for m in training]
     try:
-        for m in layers:
+        for m in training:
             m.track_running_stats, m.running_mean, m.running_var = False, None, None
         yield
     finally:
-        for m, state in zip(layers, before, strict=True):
+        for m, state in zip(training, before, strict=True):
             m.track_running_stats, m.running_mean, m.running_var = state
 
 

@@ -71,6 +71,8 @@ class FAMO(WeightingMethod):
         if self._gaps is None:
             return
         delta = self._gaps.log() - self._gap(evaluate()).log()
+        if not torch.isfinite(delta).all():  # the step left the domain; its losses teach nothing
+            return
         with torch.enable_grad():
             z = self.logits.softmax(0)
         (self.logits.grad,) = torch.autograd.grad(z, [self.logits], delta.to(z))

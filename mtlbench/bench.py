@@ -31,11 +31,12 @@ from mtlbench.hardware import describe, pick_device, synchronize
 from mtlbench.interfaces import Batch, InputGroup, Loss, Task, Update
 from mtlbench.leaderboard import write_csv
 from mtlbench.model import MultiTaskModel
-from mtlbench.problem import DenseView, Forward, StepProblem
+from mtlbench.problem import StepProblem
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
 from mtlbench.results import check_writable
 from mtlbench.step import Stepper, train_step
 from mtlbench.trainer import seeded
+from mtlbench.views import DenseView, Forward
 
 bench_app = typer.Typer(help="Measure what the library's own work costs.", no_args_is_help=True)
 console = Console()
@@ -511,8 +512,7 @@ def engine(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads.")] = 1,
 ) -> None:
-    """Steps against hand-written ones and against their passes alone; networks against
-    yardsticks."""
+    """Time steps against hand-written ones and their passes, networks against yardsticks."""
     read = Plan.read(plan)
     where = pick_device(device)
     if out is not None:

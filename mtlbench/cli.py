@@ -94,8 +94,7 @@ def run(
     jobs: Jobs = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of each run.")] = 1,
 ) -> None:
-    """Train every method with every wrapper and seed; finished runs are kept, interrupted ones go
-    on."""
+    """Train every method with every wrapper and seed, but for the runs that are done."""
     base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device)
     runs = grid(base, method, sharpness or [SHARPNESS.default], seed or [0])
     failed = _execute(runs, out, jobs, threads)
@@ -110,8 +109,7 @@ def quickstart(
     jobs: Jobs = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the quickstart's.")] = None,
 ) -> None:
-    """Train a small leaderboard from embedded data in under three minutes; write its table and
-    plot."""
+    """Train a small leaderboard from embedded data in under three minutes."""
     plan = yaml.safe_load(files("mtlbench").joinpath("quickstart.yaml").read_text())
     base = RunSpec(plan["task"], "", epochs=epochs or plan["epochs"], device=device)
     runs = [

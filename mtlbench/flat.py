@@ -116,8 +116,7 @@ class FlatParameters:
         torch.autograd.graph.increment_version(self.params)
 
     def scale_layers_(self, direction: Tensor, factors: Tensor) -> Tensor:
-        """Multiply each shared parameter tensor's part of ``direction`` (P,) by its entry of
-        ``factors``."""
+        """Multiply each shared tensor's part of ``direction`` (P,) by its entry of ``factors``."""
         if self.layer_sizes:
             torch._foreach_mul_(direction.split(self.layer_sizes), factors.unbind())
         return direction

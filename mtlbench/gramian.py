@@ -45,7 +45,7 @@ class GramianMethod(WeightingMethod):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._proposed: Tensor | None = None
         self.register_buffer("fallbacks", torch.zeros((), dtype=torch.int64))
-        self._failures = 0
+        self._failed = self._logged = False
 
     @abstractmethod
     def solve(self, gramian: Array, losses: Array) -> Array:
@@ -64,6 +64,7 @@ class GramianMethod(WeightingMethod):
         return self._proposed.to(view.losses)
 
     def _solved(self, gramian: Array, losses: Array) -> Array:
+        self._failed = False
         try:
             weights = self.solve(gramian, losses)
         except (ArithmeticError, np.linalg.LinAlgError) as error:
@@ -72,15 +73,15 @@ class GramianMethod(WeightingMethod):
             if weights.shape == (self.n_tasks,) and np.isfinite(weights).all():
                 return weights
             reason = f"the solver returned {weights}"
-        if not self._failures and not self.fallbacks:
+        if not self._logged:
             logger.warning("%s: last good weights kept, %s", self.info.name, reason)
-        self._failures += 1
+        self._failed = self._logged = True
         return self.last_weights.cpu().numpy().copy()
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         self.steps += 1
-        self.fallbacks += self._failures
-        self._failures = 0
+        self.fallbacks += self._failed
+        self._failed = False
         if self._proposed is not None:
             self.last_weights.copy_(self._proposed)
             self._proposed = None

@@ -95,8 +95,7 @@ class GradientView(ABC):
 
     @abstractmethod
     def jacobian(self) -> Tensor:
-        """Gradients of the shared parameters, (K, P): K backward passes on first use, then
-        cached."""
+        """Gradients of the shared parameters, (K, P): K backward passes, once."""
 
     @abstractmethod
     def head_grads(self) -> Sequence[Tensor]:
@@ -162,8 +161,7 @@ class MethodInfo:
 
 
 class _Checked:
-    """Constructors check their arguments against their annotations (``PositiveFloat``, ``Literal``,
-    ...)."""
+    """Constructors check their arguments against their annotations (``PositiveFloat``, ...)."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -216,8 +214,7 @@ class WeightingMethod(_Stateful, ABC):
         return view.combine(weights, self.info.head_policy)
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
-        """Advance the state. ``evaluate()`` returns the (K,) losses of the same batch after the
-        step."""
+        """Advance the state. ``evaluate()`` returns the same batch's losses (K,) after the step."""
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
         """See the epoch's mean training losses (K,)."""
@@ -230,8 +227,7 @@ class WeightingMethod(_Stateful, ABC):
 # ------------------------------------------------------------------------------------ wrappers
 @dataclass(frozen=True)
 class SharpnessInfo:
-    """What a sharpness wrapper declares about itself; ``identity`` marks the one that changes
-    nothing."""
+    """What a wrapper declares about itself; ``identity`` marks the one that changes nothing."""
 
     name: str
     title: str

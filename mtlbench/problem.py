@@ -3,6 +3,7 @@ parameters."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,32 +16,19 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.errors import UsageError
-from mtlbench.flat import FlatParameters, GradientRows, Move
-from mtlbench.interfaces import Batch, GradientView, HeadPolicy, Loss, Update
+from mtlbench.flat import FlatParameters, Move
+from mtlbench.interfaces import Batch, Loss
 from mtlbench.model import MultiTaskModel
-
-
-class NonFiniteError(ArithmeticError):
-    """A loss of the step is NaN or infinite: there is nothing to learn from it."""
+from mtlbench.views import Forward, PlainView, ShiftedView
 
 
 @dataclass
 class Passes:
-    """Counts of what a run computed: passes through the trunk, and backward passes through heads
-    alone."""
+    """Passes through the trunk, and backward passes through heads alone."""
 
     forward: int = 0
     backward: int = 0
     head_backward: int = 0
-
-
-@dataclass
-class Forward:
-    """One forward pass: losses (K',) with their graph, and for each of them the trunk's output
-    tensors."""
-
-    losses: Tensor
-    features: list[list[Tensor]]
 
 
 class StepProblem:
@@ -76,9 +64,13 @@ class StepProblem:
         self.model, self.flat, self.batch = model, flat, batch
         self.objectives, self.loss, self.generator = list(objectives), loss, generator
         self.passes = Passes() if passes is None else passes
-        missing = set(objectives).difference(*(group.targets for group in batch))
+        found = Counter(name for group in batch for name in group.targets)
+        missing = [name for name in objectives if not found[name]]
         if missing:
-            raise UsageError(f"the batch has no target for {', '.join(sorted(missing))}")
+            raise UsageError(f"the batch has no target for {', '.join(missing)}")
+        double = [name for name in objectives if found[name] > 1]
+        if double:
+            raise UsageError(f"two groups of the batch have a target for {', '.join(double)}")
         self._randomness = _Randomness(flat.data.device)
         self._first = True
         self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
@@ -93,8 +85,7 @@ class StepProblem:
         return len(self.objectives)
 
     def losses(self, only: Sequence[str] | None = None) -> Tensor:
-        """Losses of the objectives ``only`` (all by default), with their graph; other heads do not
-        run."""
+        """Losses of ``only`` (all by default), with their graph; other heads do not run."""
         return self.forward(only).losses
 
     def forward(self, only: Sequence[str] | None = None) -> Forward:
@@ -102,6 +93,7 @@ class StepProblem:
         wanted = self.objectives if only is None else list(only)
         losses: dict[str, Tensor] = {}
         features: dict[str, list[Tensor]] = {}
+        opaque = False
         with self._one_function():
             for index, group in enumerate(self.batch):
                 names = [name for name in wanted if name in group.targets]
@@ -110,12 +102,14 @@ class StepProblem:
                 self.passes.forward += 1
                 self._randomness.enter(index)
                 trunk = tree_map(_alias, self.model.shared(group.inputs))
+                opaque = opaque or not all(map(_plain, tree_leaves(trunk)))
                 before_head = partial(self._randomness.enter, index)
                 outputs = self.model.predict(trunk, names, before_head)
                 for name in names:
                     losses[name] = self.loss(name, outputs[name], group.targets[name])
                     features[name] = _differentiable(trunk)
-        return Forward(torch.stack([losses[n] for n in wanted]), [features[n] for n in wanted])
+        stacked = torch.stack([losses[name] for name in wanted])
+        return Forward(stacked, [features[name] for name in wanted], opaque)
 
     def view(self, losses: Tensor | None = None) -> PlainView:
         """Gradients at the present point.
@@ -231,193 +225,10 @@ def _alias(leaf: Any) -> Any:
     return leaf.view_as(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
 
 
+def _plain(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, Tensor | int | float | str)
+
+
 def _differentiable(structure: Any) -> list[Tensor]:
     leaves = tree_leaves(structure)
     return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
-
-
-# ------------------------------------------------------------------------------------ views
-class DenseView(GradientView):
-    """A view whose gradients are known.
-
-    Args:
-        losses: (K,).
-        jacobian: (K, P).
-        heads: K vectors.
-        generator: source of randomness.
-    """
-
-    def __init__(
-        self, losses: Tensor, jacobian: Tensor, heads: Sequence[Tensor], generator: torch.Generator
-    ) -> None:
-        self.losses, self.generator = losses, generator
-        self._jacobian, self._heads = jacobian, heads
-
-    def jacobian(self) -> Tensor:
-        return self._jacobian
-
-    def head_grads(self) -> Sequence[Tensor]:
-        return self._heads
-
-    def representation_jacobian(self) -> Tensor:
-        raise UsageError("this view knows no gradients at the trunk's output; use at='shared'")
-
-    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
-        return _product(weights.detach(), self.jacobian(), self.head_grads(), heads)
-
-
-def _product(w: Tensor, jacobian: Tensor, grads: Sequence[Tensor], heads: HeadPolicy) -> Update:
-    own = list(grads) if heads == "unit" else [w_k * h for w_k, h in zip(w, grads, strict=True)]
-    return Update(w @ jacobian, own, w)
-
-
-class PlainView(GradientView):
-    """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
-
-    def __init__(self, problem: StepProblem, losses: Tensor | None = None) -> None:
-        self._problem, self._point = problem, problem.flat.point
-        self._graph: Forward | None = problem.forward()
-        here = self._graph.losses.detach()
-        if not torch.isfinite(here).all():
-            raise NonFiniteError(_name_non_finite(problem.objectives, here))
-        if problem.first_losses is None:
-            problem.first_losses = here
-        self.losses = here if losses is None else losses
-        self.generator = problem.generator
-        self._rows: GradientRows | None = None
-        self._representation: tuple[Tensor, list[Tensor]] | None = None
-
-    def _take_graph(self, *, keep: bool) -> Forward:
-        """The forward pass; made again if an earlier question has used it up."""
-        if self._problem.flat.point != self._point:
-            raise RuntimeError("a gradient view was used after the parameters left its point")
-        graph = self._problem.forward() if self._graph is None else self._graph
-        self._graph = graph if keep else None
-        return graph
-
-    def _dense(self) -> GradientRows:
-        if self._rows is None:
-            K = self.n_tasks
-            rows, losses = self._problem.flat.rows(K), self._take_graph(keep=False).losses
-            for k in range(K):
-                rows.bind(k)
-                losses[k].backward(retain_graph=k < K - 1)
-            self._problem.passes.backward += K
-            self._rows = rows
-        return self._rows
-
-    def _at_representation(self) -> tuple[Tensor, list[Tensor]]:
-        """``(K, R)`` gradients at the trunk's output, and the heads' gradients."""
-        if self._representation is None:
-            graph, flat = self._take_graph(keep=True), self._problem.flat
-            known = {id(t): t for tensors in graph.features for t in tensors}
-            rows, heads = [], []
-            for k, params in enumerate(flat.head_params):
-                features = graph.features[k]
-                grads = torch.autograd.grad(
-                    graph.losses[k], [*features, *params], retain_graph=True, materialize_grads=True
-                )
-                own = {id(t): g for t, g in zip(features, grads, strict=False)}
-                parts = [own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()]
-                rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
-                pieces = [g.flatten() for g in grads[len(features) :]]
-                heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
-            self._problem.passes.head_backward += self.n_tasks
-            self._representation = torch.stack(rows), heads
-        return self._representation
-
-    def jacobian(self) -> Tensor:
-        return self._dense().jacobian
-
-    def head_grads(self) -> Sequence[Tensor]:
-        if self._rows is None and self._representation is not None:
-            return self._representation[1]
-        return self._dense().heads
-
-    def representation_jacobian(self) -> Tensor:
-        return self._at_representation()[0]
-
-    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
-        w, flat = weights.detach(), self._problem.flat
-        if self._rows is not None:
-            return _product(w, self._rows.jacobian, self._rows.heads, heads)
-        if flat.trunk_only and (heads == "unit" or self._representation is not None):
-            return self._combine_at_representation(w, heads)
-        if heads == "unit" and bool((w != 1).any()):
-            return _product(w, self.jacobian(), self.head_grads(), heads)
-        rows = flat.rows(1)
-        rows.bind()
-        (w * self._take_graph(keep=False).losses).sum().backward()
-        self._problem.passes.backward += 1
-        return Update(rows.rows[0], rows.heads, w)
-
-    def _combine_at_representation(self, w: Tensor, heads: HeadPolicy) -> Update:
-        """Head gradients one by one, then a single backward pass through the trunk."""
-        at_output, own = self._at_representation()
-        graph = self._take_graph(keep=False)
-        features = list({id(t): t for tensors in graph.features for t in tensors}.values())
-        pieces = (w @ at_output).split([t.numel() for t in features])
-        rows = self._problem.flat.rows(1)
-        rows.bind()
-        torch.autograd.backward(
-            features, [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)]
-        )
-        self._problem.passes.backward += 1
-        scaled = own if heads == "unit" else [w_k * h for w_k, h in zip(w, own, strict=True)]
-        return Update(rows.rows[0], scaled, w)
-
-
-class ShiftedView(GradientView):
-    """Row k is the gradient of loss k at the point that ``move(k)`` leads to; rows are kept only if
-    asked for."""
-
-    def __init__(
-        self, problem: StepProblem, losses: Tensor, move: Callable[[int], Sequence[Move]]
-    ) -> None:
-        self._problem, self._move = problem, move
-        self.losses, self.generator = losses, problem.generator
-        self._rows: GradientRows | None = None
-
-    def _differentiate(self, k: int, rows: GradientRows, row: int) -> None:
-        problem = self._problem
-        with problem.flat.shifted(*self._move(k)):
-            rows.bind(row)
-            loss = problem.losses([problem.objectives[k]])
-            if loss.requires_grad:
-                loss.sum().backward()
-        problem.passes.backward += 1
-
-    def _dense(self) -> GradientRows:
-        if self._rows is None:
-            self._rows = self._problem.flat.rows(self.n_tasks)
-            for k in range(self.n_tasks):
-                self._differentiate(k, self._rows, k)
-        return self._rows
-
-    def jacobian(self) -> Tensor:
-        return self._dense().jacobian
-
-    def head_grads(self) -> Sequence[Tensor]:
-        return self._dense().heads
-
-    def representation_jacobian(self) -> Tensor:
-        raise UsageError("gradients at K points have no common trunk output; use at='shared'")
-
-    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
-        w = weights.detach()
-        if self._rows is not None:
-            return _product(w, self._rows.jacobian, self._rows.heads, heads)
-        one, total = self._problem.flat.rows(1), self._problem.flat.rows(1).rows[0]
-        for k in range(self.n_tasks):
-            one.rows[0].zero_()
-            self._differentiate(k, one, 0)
-            total.addcmul_(one.rows[0], w[k])
-        own = (
-            one.heads if heads == "unit" else [w_k * h for w_k, h in zip(w, one.heads, strict=True)]
-        )
-        return Update(total, own, w)
-
-
-def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:
-    bad = [f"{n} = {v}" for n, v in zip(objectives, losses.tolist(), strict=True) if v - v != 0]
-    return f"non-finite loss: {', '.join(bad)}"

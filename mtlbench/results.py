@@ -83,8 +83,7 @@ class Epoch(_Record):
 
 
 class Phase(_Record):
-    """One model trained from its first to its last epoch. A run is one phase; a reference run has
-    one a task."""
+    """One trained model. A run is one phase; a reference run has one a task."""
 
     objectives: list[str]
     epochs: list[Epoch]
@@ -126,8 +125,7 @@ class RunRecord(_Record):
     reason: str = ""
     phases: list[Phase] = []
     step_ms: Number | None = None
-    """Median time of a training step, device synchronised, data loading excluded (summed over
-    phases)."""
+    """Median time of a step, device synchronised, without data loading; summed over phases."""
     train_seconds: Number | None = None
     peak_memory_mb: Number | None = None
     provenance: Provenance
@@ -143,8 +141,7 @@ class RunRecord(_Record):
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there: all of it or
-    nothing."""
+    """Let ``write`` fill a file beside ``path``, then move it there: all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

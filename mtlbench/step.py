@@ -23,8 +23,9 @@ from mtlbench.interfaces import (
     WeightingMethod,
 )
 from mtlbench.model import MultiTaskModel
-from mtlbench.problem import NonFiniteError, Passes, StepProblem
+from mtlbench.problem import Passes, StepProblem
 from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.views import NonFiniteError
 
 MAX_SKIPPED_IN_A_ROW = 20
 

@@ -110,8 +110,7 @@ def sweep(
 
 
 def _context(modules: Iterable[str]) -> BaseContext:
-    """Processes forked from a server that has imported what the runs need, but run nothing of it;
-    spawned where there is no fork."""
+    """Processes forked from a server that has imported what the runs need; spawned on Windows."""
     if sys.platform == "win32":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

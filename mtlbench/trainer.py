@@ -28,8 +28,7 @@ State = dict[str, Any]
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators (initial weights, dropout) within; the caller's are left as
-    they were."""
+    """Seed torch's global generators (weights, dropout) within; the caller's stay as they were."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mtlbench import InputGroup, MultiTaskModel, Stepper, StepProblem
 from mtlbench.flat import FlatParameters
 from mtlbench.interfaces import Batch, Loss
-from mtlbench.problem import DenseView
+from mtlbench.views import DenseView
 
 METHODS = ("ls", "uw", "famo", "mgda", "cagrad", "fairgrad", "graddrop")
 WRAPPERS = ("none", "sam", "fmtl", "samo")

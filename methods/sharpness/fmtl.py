@@ -10,7 +10,8 @@ from pydantic import PositiveFloat
 from mtlbench.flat import Move
 from mtlbench.interfaces import GradientView, SharpnessInfo, SharpnessWrapper, Update
 from mtlbench.methods.sharpness._ball import length
-from mtlbench.problem import DenseView, StepProblem
+from mtlbench.problem import StepProblem
+from mtlbench.views import DenseView
 
 
 class FMTL(SharpnessWrapper):

@@ -1,0 +1,223 @@
+"""Views of a step's gradients: at one point, each at a point of its own, or already known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mtlbench.errors import UsageError
+from mtlbench.flat import GradientRows, Move
+from mtlbench.interfaces import GradientView, HeadPolicy, Update
+
+if TYPE_CHECKING:
+    from mtlbench.problem import StepProblem
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss of the step is NaN or infinite: there is nothing to learn from it."""
+
+
+@dataclass
+class Forward:
+    """Losses (K',) with their graph, and for each of them the trunk's output tensors."""
+
+    losses: Tensor
+    features: list[list[Tensor]]
+    opaque: bool
+    """Whether an output of the trunk hides its tensors (it is no tensor, sequence or mapping)."""
+
+
+class DenseView(GradientView):
+    """A view whose gradients are known.
+
+    Args:
+        losses: (K,).
+        jacobian: (K, P).
+        heads: K vectors.
+        generator: source of randomness.
+    """
+
+    def __init__(
+        self, losses: Tensor, jacobian: Tensor, heads: Sequence[Tensor], generator: torch.Generator
+    ) -> None:
+        self.losses, self.generator = losses, generator
+        self._jacobian, self._heads = jacobian, heads
+
+    def jacobian(self) -> Tensor:
+        return self._jacobian
+
+    def head_grads(self) -> Sequence[Tensor]:
+        return self._heads
+
+    def representation_jacobian(self) -> Tensor:
+        raise UsageError("this view knows no gradients at the trunk's output; use at='shared'")
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        return _product(weights.detach(), self.jacobian(), self.head_grads(), heads)
+
+
+def _product(w: Tensor, jacobian: Tensor, grads: Sequence[Tensor], heads: HeadPolicy) -> Update:
+    own = list(grads) if heads == "unit" else [w_k * h for w_k, h in zip(w, grads, strict=True)]
+    return Update(w.to(jacobian) @ jacobian, own, w)
+
+
+class PlainView(GradientView):
+    """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
+
+    def __init__(self, problem: StepProblem, losses: Tensor | None = None) -> None:
+        self._problem, self._point = problem, problem.flat.point
+        self._graph: Forward | None = problem.forward()
+        self._opaque = self._graph.opaque
+        here = self._graph.losses.detach()
+        if not torch.isfinite(here).all():
+            raise NonFiniteError(_name_non_finite(problem.objectives, here))
+        if problem.first_losses is None:
+            problem.first_losses = here
+        self.losses = here if losses is None else losses
+        self.generator = problem.generator
+        self._rows: GradientRows | None = None
+        self._representation: tuple[Tensor, list[Tensor]] | None = None
+
+    def _take_graph(self, *, keep: bool) -> Forward:
+        """The forward pass; made again if an earlier question has used it up."""
+        if self._problem.flat.point != self._point:
+            raise RuntimeError("a gradient view was used after the parameters left its point")
+        graph = self._problem.forward() if self._graph is None else self._graph
+        self._graph = graph if keep else None
+        return graph
+
+    def _dense(self) -> GradientRows:
+        if self._rows is None:
+            K = self.n_tasks
+            rows, losses = self._problem.flat.rows(K), self._take_graph(keep=False).losses
+            for k in range(K):
+                rows.bind(k)
+                losses[k].backward(retain_graph=k < K - 1)
+            self._problem.passes.backward += K
+            self._rows = rows
+        return self._rows
+
+    def _at_representation(self) -> tuple[Tensor, list[Tensor]]:
+        """``(K, R)`` gradients at the trunk's output, and the heads' gradients."""
+        if self._opaque:
+            raise UsageError(
+                "the trunk's output hides its tensors (it is no tensor, sequence or mapping); "
+                "use at='shared'"
+            )
+        if self._representation is None:
+            graph, flat = self._take_graph(keep=True), self._problem.flat
+            known = {id(t): t for tensors in graph.features for t in tensors}
+            rows, heads = [], []
+            for k, params in enumerate(flat.head_params):
+                features = graph.features[k]
+                grads = torch.autograd.grad(
+                    graph.losses[k], [*features, *params], retain_graph=True, materialize_grads=True
+                )
+                own = {id(t): g for t, g in zip(features, grads, strict=False)}
+                parts = [own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()]
+                rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
+                pieces = [g.flatten() for g in grads[len(features) :]]
+                heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
+            self._problem.passes.head_backward += self.n_tasks
+            self._representation = torch.stack(rows), heads
+        return self._representation
+
+    def jacobian(self) -> Tensor:
+        return self._dense().jacobian
+
+    def head_grads(self) -> Sequence[Tensor]:
+        if self._rows is None and self._representation is not None:
+            return self._representation[1]
+        return self._dense().heads
+
+    def representation_jacobian(self) -> Tensor:
+        return self._at_representation()[0]
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        w, flat = weights.detach(), self._problem.flat
+        if self._rows is not None:
+            return _product(w, self._rows.jacobian, self._rows.heads, heads)
+        visible = flat.trunk_only and not self._opaque
+        if visible and (heads == "unit" or self._representation is not None):
+            return self._combine_at_representation(w, heads)
+        if heads == "unit" and bool((w != 1).any()):
+            return _product(w, self.jacobian(), self.head_grads(), heads)
+        rows = flat.rows(1)
+        rows.bind()
+        (w * self._take_graph(keep=False).losses).sum().backward()
+        self._problem.passes.backward += 1
+        return Update(rows.rows[0], rows.heads, w)
+
+    def _combine_at_representation(self, w: Tensor, heads: HeadPolicy) -> Update:
+        """Head gradients one by one, then a single backward pass through the trunk."""
+        at_output, own = self._at_representation()
+        graph = self._take_graph(keep=False)
+        features = list({id(t): t for tensors in graph.features for t in tensors}.values())
+        pieces = (w @ at_output).split([t.numel() for t in features])
+        rows = self._problem.flat.rows(1)
+        rows.bind()
+        torch.autograd.backward(
+            features, [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)]
+        )
+        self._problem.passes.backward += 1
+        scaled = own if heads == "unit" else [w_k * h for w_k, h in zip(w, own, strict=True)]
+        return Update(rows.rows[0], scaled, w)
+
+
+class ShiftedView(GradientView):
+    """Row k is the gradient of loss k where ``move(k)`` leads; kept only if asked for."""
+
+    def __init__(
+        self, problem: StepProblem, losses: Tensor, move: Callable[[int], Sequence[Move]]
+    ) -> None:
+        self._problem, self._move = problem, move
+        self.losses, self.generator = losses, problem.generator
+        self._rows: GradientRows | None = None
+
+    def _differentiate(self, k: int, rows: GradientRows, row: int) -> None:
+        problem = self._problem
+        with problem.flat.shifted(*self._move(k)):
+            rows.bind(row)
+            loss = problem.losses([problem.objectives[k]])
+            if loss.requires_grad:
+                loss.sum().backward()
+        problem.passes.backward += 1
+
+    def _dense(self) -> GradientRows:
+        if self._rows is None:
+            self._rows = self._problem.flat.rows(self.n_tasks)
+            for k in range(self.n_tasks):
+                self._differentiate(k, self._rows, k)
+        return self._rows
+
+    def jacobian(self) -> Tensor:
+        return self._dense().jacobian
+
+    def head_grads(self) -> Sequence[Tensor]:
+        return self._dense().heads
+
+    def representation_jacobian(self) -> Tensor:
+        raise UsageError("gradients at K points have no common trunk output; use at='shared'")
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        w = weights.detach()
+        if self._rows is not None:
+            return _product(w, self._rows.jacobian, self._rows.heads, heads)
+        one, total = self._problem.flat.rows(1), self._problem.flat.rows(1).rows[0]
+        for k in range(self.n_tasks):
+            one.rows[0].zero_()
+            self._differentiate(k, one, 0)
+            total.addcmul_(one.rows[0], w[k])
+        own = (
+            one.heads if heads == "unit" else [w_k * h for w_k, h in zip(w, one.heads, strict=True)]
+        )
+        return Update(total, own, w)
+
+
+def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:
+    bad = [f"{n} = {v}" for n, v in zip(objectives, losses.tolist(), strict=True) if v - v != 0]
+    return f"non-finite loss: {', '.join(bad)}"

@@ -1,0 +1,59 @@
+"""CAGrad: the ball around the mean gradient."""
+
+import numpy as np
+import pytest
+import torch
+
+from mtlbench.gramian import Array
+from mtlbench.methods.cagrad import CAGrad
+from tests.models import assert_close, dense_view
+
+CASES = pytest.mark.parametrize(("K", "P"), [(2, 5), (3, 7), (6, 20), (5, 3)])
+
+
+def _gramian(K: int, P: int) -> Array:
+    return dense_view(K, P, seed=K).gramian().numpy()
+
+
+@CASES
+@pytest.mark.parametrize("c", [0.2, 0.4, 1.5])
+def test_the_update_is_that_of_cvxpy(K: int, P: int, c: float) -> None:
+    G, ones = _gramian(K, P), np.ones(K)
+    w = CAGrad(K, c=c).solve(G, ones)
+    difference = w - CAGrad(K, c=c, solver="cvxpy").solve(G, ones)
+    assert difference @ G @ difference <= 1e-9 * np.trace(G)
+
+
+@CASES
+def test_the_update_is_on_the_ball_and_the_worst_task_gains(K: int, P: int) -> None:
+    c, view = 0.4, dense_view(K, P, seed=K)
+    J = view.jacobian()
+    mean, d = J.mean(0), CAGrad(K, c=c).aggregate(view).shared * (1 + c**2)
+    assert (d - mean).norm() == pytest.approx(float(c * mean.norm()), rel=1e-6)
+    assert (J @ d).min() >= (J @ mean).min()
+    for _ in range(50):  # no other point of the ball does better by its worst task
+        other = torch.randn(J.shape[1], generator=view.generator).double()
+        other = mean + c * mean.norm() * other / other.norm()
+        assert (J @ other).min() <= (J @ d).min() + 1e-9
+
+
+def test_without_a_radius_it_is_the_mean_gradient() -> None:
+    view = dense_view()
+    assert_close(CAGrad(3, c=0.0).aggregate(view).shared, view.jacobian().mean(0))
+
+
+def test_heads_have_their_own_gradients() -> None:
+    view = dense_view()
+    assert all(map(torch.equal, CAGrad(3).aggregate(view).heads, view.head_grads()))
+
+
+def test_cancelling_and_zero_gradients_give_finite_weights() -> None:
+    opposite = dense_view(2)
+    opposite.jacobian()[1] = -opposite.jacobian()[0]
+    nothing = dense_view(2)
+    nothing.jacobian().zero_()
+    for view in (opposite, nothing):
+        method = CAGrad(2)
+        update = method.aggregate(view)
+        assert update.shared.norm() < 1e-6
+        assert method.diagnostics() == {"solver_fallbacks": 0}

@@ -1,0 +1,535 @@
+"""Training steps: every method with every wrapper."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtlbench import DivergedError, InputGroup, MultiTaskModel, Stepper, UsageError
+from mtlbench.registry import METHODS as REGISTERED
+from mtlbench.step import MAX_SKIPPED_IN_A_ROW
+from tests.models import (
+    METHODS,
+    WRAPPERS,
+    MakeBatch,
+    assert_close,
+    buffers_of,
+    make_problem,
+    make_stepper,
+    mse,
+    multi_batch,
+    names,
+    params_of,
+    run_wrapper,
+    same,
+    single_batch,
+    snapshot,
+    tiny_model,
+    variant,
+)
+from tests.reference import Wrapper, assert_follows_reference, gradient, plain_forward
+
+EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
+EVERY_WRAPPER = pytest.mark.parametrize("sharpness", WRAPPERS)
+BATCHES = pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
+
+
+def _state(stepper: Stepper) -> list[Any]:
+    """All that a skipped step must leave alone."""
+    state = stepper.state_dict()
+    return snapshot(
+        params_of(stepper.model), state["optimizer"], state["methods"], state["wrapper"]
+    )
+
+
+# --------------------------------------------------------------------------------- the reference
+@EVERY_METHOD
+@EVERY_WRAPPER
+@BATCHES
+def test_three_steps_follow_the_reference(
+    method: str, sharpness: str, make_batch: MakeBatch
+) -> None:
+    batches = [make_batch(seed=seed) for seed in range(3)]
+    assert_follows_reference(tiny_model(), batches, method, sharpness, Wrapper(sharpness))
+
+
+# ---------------------------------------------------------------------------------------- passes
+ONE_BACKWARD, AFTERWARDS = ("ls", "uw", "famo"), ("famo",)
+
+
+def _contract(method: str, sharpness: str, K: int) -> tuple[int, int, int]:
+    own = 1 if method in ONE_BACKWARD else K
+    forward, backward = {
+        "none": (1, own),
+        "sam": (2, 1 + own),
+        "fmtl": (1 + K, 2 * K),
+        "samo": (1 + 3 * K, 1 + K),
+    }[sharpness]
+    return forward + (method in AFTERWARDS), backward, 0
+
+
+def _counts(stepper: Stepper) -> tuple[int, int, int]:
+    p = stepper.passes
+    return p.forward, p.backward, p.head_backward
+
+
+@EVERY_METHOD
+@EVERY_WRAPPER
+@pytest.mark.parametrize("K", [2, 5])
+def test_a_step_costs_its_contract(method: str, sharpness: str, K: int) -> None:
+    stepper = make_stepper(tiny_model(K), method, sharpness)
+    for step in (1, 2):
+        stepper.step(single_batch(K), mse)
+        contract = _contract(method, sharpness, K)
+        assert _counts(stepper) == tuple(step * n for n in contract)
+
+
+@EVERY_METHOD
+def test_a_method_declares_its_cost(method: str) -> None:
+    info = REGISTERED.get(method).info
+    forward, backward, _ = _contract(method, "none", 5)
+    assert (info.extra_forwards, info.backwards) == (
+        forward - 1,
+        "one" if backward == 1 else "per-task",
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "between"), [("mgda", (1, 1, 0)), ("cagrad", (1, 1, 5)), ("fairgrad", (1, 1, 5))]
+)
+def test_steps_between_refreshes_cost_one_backward(
+    method: str, between: tuple[int, int, int]
+) -> None:
+    """Unit heads have K backward passes through the heads besides."""
+    stepper = make_stepper(tiny_model(5), f"{method}:refresh=3")
+    before = (0, 0, 0)
+    for step in range(5):
+        stepper.step(single_batch(5), mse)
+        spent = tuple(now - then for now, then in zip(_counts(stepper), before, strict=True))
+        assert spent == (between if step % 3 else (1, 5, 0))
+        before = _counts(stepper)
+
+
+def test_mgda_at_the_representation_costs_one_backward_through_the_trunk() -> None:
+    stepper = make_stepper(tiny_model(5), "mgda:at=representation")
+    stepper.step(single_batch(5), mse)
+    assert _counts(stepper) == (1, 1, 5)
+
+
+# ------------------------------------------------------------------- what no wrapper may disturb
+@EVERY_METHOD
+@EVERY_WRAPPER
+def test_parameters_are_bit_equal_after_every_wrapper(method: str, sharpness: str) -> None:
+    stepper = make_stepper(tiny_model(), method, sharpness)
+    before = params_of(stepper.model)
+    run_wrapper(stepper, make_problem(stepper, single_batch()))
+    assert same(params_of(stepper.model), before)
+
+
+class _RaisingLoss:
+    """Raises at the call with index ``at``."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            raise KeyError(objective)
+        return mse(objective, prediction, target)
+
+
+@EVERY_WRAPPER
+@BATCHES
+def test_parameters_are_bit_equal_after_a_loss_raised(
+    sharpness: str, make_batch: MakeBatch
+) -> None:
+    stepper = make_stepper(tiny_model(), "mgda", sharpness)
+    counting = _RaisingLoss()
+    run_wrapper(stepper, make_problem(stepper, make_batch(), counting))
+    before, buffer = params_of(stepper.model), stepper.flat.data.data_ptr()
+    for at in range(counting.calls):
+        with pytest.raises(KeyError):
+            stepper.step(make_batch(), _RaisingLoss(at))
+        assert same(params_of(stepper.model), before)
+        assert stepper.flat.params[0].data_ptr() == buffer
+    stepper.step(make_batch(), mse)
+    assert not same(params_of(stepper.model), before)
+
+
+@EVERY_WRAPPER
+@pytest.mark.parametrize("method", ["ls", "famo", "fairgrad"])
+def test_statistics_and_global_generator_are_those_of_plain_forwards(
+    method: str, sharpness: str
+) -> None:
+    """The parameters stand still (lr = 0), so that one network can be compared with the other."""
+    plain, model = tiny_model(), tiny_model()
+    stepper = make_stepper(model, method, sharpness, lr=0.0)
+    torch.manual_seed(2)
+    for seed in range(3):
+        plain_forward(plain, single_batch(seed=seed))
+    expected = torch.get_rng_state()
+    torch.manual_seed(2)
+    for seed in range(3):
+        stepper.step(single_batch(seed=seed), mse)
+    assert torch.equal(torch.get_rng_state(), expected)
+    assert same(buffers_of(model), buffers_of(plain))
+    assert model.get_buffer("shared.1.num_batches_tracked") == stepper.steps == 3
+
+
+@EVERY_WRAPPER
+def test_the_row_buffers_are_allocated_once_a_run(sharpness: str) -> None:
+    stepper = make_stepper(tiny_model(), "mgda", sharpness)
+    pointers = set()
+    for seed in range(3):
+        stepper.step(single_batch(seed=seed), mse)
+        rows = [r for pool in stepper.flat._pool.values() for r in pool]
+        pointers.add(tuple(r.jacobian.data_ptr() for r in rows))
+    assert len(pointers) == 1
+    assert all(
+        p.grad is not None and p.grad.data_ptr() == stepper.flat.grad.buffer[offset].data_ptr()
+        for p, offset in zip(stepper.flat.params, _offsets(stepper.flat.params), strict=True)
+    )
+
+
+def _offsets(params: list[nn.Parameter]) -> list[int]:
+    return [0, *itertools.accumulate(p.numel() for p in params)][:-1]
+
+
+# ---------------------------------------------------------------------------------- method state
+@EVERY_METHOD
+def test_only_after_step_advances_a_method(method: str) -> None:
+    stepper = make_stepper(tiny_model(), method)
+    stepper.step(single_batch(), mse)
+    (weighting,) = stepper.methods
+    before = snapshot(weighting.state_dict())
+    problem = make_problem(stepper, single_batch(seed=1))
+    for _ in range(3):
+        update = weighting.aggregate(problem.view())
+        assert same(snapshot(weighting.state_dict()), before)
+        if update.weights is not None:
+            assert not update.weights.requires_grad
+    weighting.after_step(problem.evaluate)
+    stateless = method in ("ls", "graddrop")
+    assert same(snapshot(weighting.state_dict()), before) is stateless
+
+
+@EVERY_METHOD
+def test_a_step_without_aggregation_teaches_a_method_nothing(method: str) -> None:
+    stepper = make_stepper(tiny_model(), method)
+    stepper.step(single_batch(), mse)
+    (weighting,) = stepper.methods
+    before = snapshot(weighting.state_dict())
+    problem = make_problem(stepper, single_batch(seed=1))
+    weighting.after_step(problem.evaluate)
+    state = weighting.state_dict()
+    assert same(
+        {k: v for k, v in state.items() if k != "steps"},
+        {k: v for k, v in before[0].items() if k != "steps"},
+    )
+
+
+@EVERY_METHOD
+@EVERY_WRAPPER
+def test_a_restored_stepper_goes_on_bit_for_bit(method: str, sharpness: str) -> None:
+    def fresh(seed: int) -> Stepper:
+        return make_stepper(
+            tiny_model(seed=seed), method, sharpness, seed=seed, optimizer=torch.optim.Adam
+        )
+
+    def train(stepper: Stepper, seeds: range) -> None:
+        for seed in seeds:
+            stepper.step(single_batch(seed=seed), mse)
+
+    first = fresh(seed=0)
+    train(first, range(3))
+    model_state, state = snapshot(first.model.state_dict(), first.state_dict())
+    rng = torch.get_rng_state()
+    train(first, range(3, 6))
+
+    second = fresh(seed=1)
+    train(second, range(6, 7))
+    second.model.load_state_dict(model_state)
+    second.load_state_dict(state)
+    torch.set_rng_state(rng)
+    train(second, range(3, 6))
+    assert same(second.model.state_dict(), first.model.state_dict())
+    assert same(second.state_dict(), first.state_dict())
+    assert second.steps == 6
+
+
+# -------------------------------------------------------------------------------- skipped steps
+def _bad_loss(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+    value = mse(objective, prediction, target)
+    return value * float("inf") if objective == "task10" else value
+
+
+def _bad_gradient(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+    """Finite, with a gradient that is not."""
+    return mse(objective, prediction, target) + (prediction * 0).abs().sum().sqrt()
+
+
+@EVERY_METHOD
+@EVERY_WRAPPER
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [(_bad_loss, "non-finite loss: task10 = inf"), (_bad_gradient, "non-finite")],
+    ids=["loss", "gradient"],
+)
+def test_a_non_finite_step_changes_nothing(
+    method: str, sharpness: str, loss: Callable[[str, Tensor, Tensor], Tensor], said: str
+) -> None:
+    stepper = make_stepper(tiny_model(), method, sharpness, optimizer=torch.optim.Adam)
+    stepper.step(single_batch(), mse)
+    before = _state(stepper)
+    report = stepper.step(single_batch(), loss)
+    assert report.skipped.startswith(said)
+    assert same(_state(stepper), before)
+    assert (stepper.steps, stepper.skipped) == (2, 1)
+    assert not stepper.step(single_batch(), mse).skipped
+    assert not same(_state(stepper), before)
+    assert stepper.diagnostics()["skipped_steps"] == 1
+
+
+def test_a_skipped_step_is_no_fallback_of_the_solver() -> None:
+    stepper = make_stepper(tiny_model(), "fairgrad")
+    for loss in (_bad_gradient, mse):
+        stepper.step(single_batch(), loss)
+    assert stepper.diagnostics() == {"skipped_steps": 1, "solver_fallbacks": 0}
+
+
+def test_too_many_skipped_steps_in_a_row_are_an_error() -> None:
+    stepper = make_stepper(tiny_model())
+    for loss in (_bad_loss, mse):  # one good step starts the count anew
+        for _ in range(MAX_SKIPPED_IN_A_ROW - 1 if loss is _bad_loss else 1):
+            stepper.step(single_batch(), loss)
+    for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
+        stepper.step(single_batch(), _bad_loss)
+    with pytest.raises(DivergedError, match=r"20 steps in a row.*task10 = inf"):
+        stepper.step(single_batch(), _bad_loss)
+    assert stepper.skipped == 39
+
+
+def test_the_report_says_what_happened() -> None:
+    stepper = make_stepper(tiny_model(), "mgda")
+    report = stepper.step(single_batch(), mse)
+    assert report.losses is not None
+    assert report.losses.shape == (3,)
+    assert report.weights is not None
+    assert report.weights.sum() == pytest.approx(1)
+    skipped = stepper.step(single_batch(), _bad_loss)
+    assert skipped.losses is None
+    assert skipped.weights is None
+
+
+# ------------------------------------------------------------------------ scale, clipping, heads
+def _gradients(method: str, **options: Any) -> tuple[Tensor, list[Tensor]]:
+    """What one step writes, for three equal tasks."""
+    torch.manual_seed(0)
+    model = tiny_model().eval()
+    for head in model.heads.values():
+        head.load_state_dict(model.heads["task1"].state_dict())
+    (group,) = single_batch()
+    targets = dict.fromkeys(names(3), group.targets["task1"])
+    stepper = make_stepper(model, method, **options)
+    stepper.step(InputGroup(group.inputs, targets), mse)
+    return stepper.flat.grad.rows[0], list(stepper.flat.grad.heads)
+
+
+@EVERY_METHOD
+def test_equal_tasks_have_the_declared_scale(method: str) -> None:
+    sum_of_gradients = _gradients("ls")[0]
+    scale = REGISTERED.get(method).info.scale
+    shared, scaled = _gradients(method)[0], _gradients(method, gradient_scale="sum")[0]
+    # CAGrad goes beyond the mean even where all gradients agree.
+    beyond = 1.4 / 1.16 if method == "cagrad" else 1.0
+    if scale == "own":
+        assert torch.equal(scaled, shared)
+    else:
+        assert_close(scaled, beyond * sum_of_gradients, 1e-6)
+        assert_close(shared, scaled / (3 if scale == "mean" else 1), 1e-6)
+
+
+def test_unit_heads_are_the_same_at_every_scale() -> None:
+    for own, scaled in zip(
+        _gradients("cagrad")[1], _gradients("cagrad", gradient_scale="sum")[1], strict=True
+    ):
+        assert_close(scaled, own)
+
+
+@pytest.mark.parametrize("method", ["ls", "mgda", "cagrad"])
+def test_clipping_bounds_the_shared_gradient_after_scaling(method: str) -> None:
+    options = {"gradient_scale": "sum"}
+    shared, heads = _gradients(method, **options)
+    norm = float(shared.norm())
+    clipped, same_heads = _gradients(method, **options, clip_norm=norm / 2)
+    assert_close(clipped, shared / 2)
+    assert all(map(torch.equal, heads, same_heads))
+    assert torch.equal(_gradients(method, **options, clip_norm=2 * norm)[0], shared)
+
+
+def test_clipping_a_zero_gradient_is_harmless() -> None:
+    stepper = make_stepper(tiny_model(), clip_norm=1.0)
+    report = stepper.step(single_batch(), lambda name, p, t: p.sum() * 0)
+    assert not report.skipped
+    assert not stepper.flat.grad.buffer.any()
+
+
+@EVERY_METHOD
+def test_heads_follow_the_declared_policy(method: str) -> None:
+    model = tiny_model()
+    stepper = make_stepper(model, method)
+    start = torch.get_rng_state()
+    losses = plain_forward(model, single_batch())
+    own = [
+        gradient(loss, params)
+        for loss, params in zip(losses, stepper.flat.head_params, strict=True)
+    ]
+    torch.set_rng_state(start)
+    report = stepper.step(single_batch(), mse)
+    unit = stepper.methods[0].info.head_policy == "unit"
+    assert unit is (method in ("cagrad", "fairgrad", "graddrop"))
+    for k, actual in enumerate(stepper.flat.grad.heads):
+        weight = 1.0 if unit or report.weights is None else report.weights[k]
+        assert_close(actual, weight * own[k], 1e-5)
+
+
+# ------------------------------------------------------------------------------------ edge cases
+@EVERY_METHOD
+@BATCHES
+def test_one_task_alone_is_plain_descent(method: str, make_batch: MakeBatch) -> None:
+    model, batch = tiny_model(1), make_batch(1)
+    stepper = make_stepper(model, method)
+    start = torch.get_rng_state()
+    (loss,) = plain_forward(model, batch)
+    expected = gradient(loss, stepper.flat.params)
+    torch.set_rng_state(start)
+    stepper.step(batch, mse)
+    assert_close(stepper.flat.grad.buffer, expected, 1e-6)
+
+
+@EVERY_METHOD
+@EVERY_WRAPPER
+def test_one_task_alone_works_with_every_wrapper(method: str, sharpness: str) -> None:
+    stepper = make_stepper(tiny_model(1), method, sharpness)
+    assert not stepper.step(single_batch(1), mse).skipped
+
+
+def _no_gradient(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+    return prediction.sum() * 0 if objective == "task10" else mse(objective, prediction, target)
+
+
+@EVERY_METHOD
+@EVERY_WRAPPER
+def test_a_task_without_gradient_spoils_nothing(
+    method: str, sharpness: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stepper = make_stepper(tiny_model(), method, sharpness)
+    with caplog.at_level(logging.WARNING):
+        for seed in range(2):
+            assert not stepper.step(single_batch(seed=seed), _no_gradient).skipped
+    assert all(torch.isfinite(p).all() for p in stepper.model.parameters())
+    assert not caplog.records
+
+
+@EVERY_WRAPPER
+@pytest.mark.parametrize("method", ["ls", "mgda", "cagrad", "graddrop"])
+@pytest.mark.parametrize("kind", ["frozen", "tied heads", "tied to trunk", "unused", "multi-scale"])
+def test_special_networks_train_and_keep_their_structure(
+    method: str, sharpness: str, kind: str
+) -> None:
+    model = variant(kind)
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    stepper = make_stepper(model, method, sharpness)
+    before = params_of(model)
+    for seed in range(2):
+        assert not stepper.step(single_batch(seed=seed), mse).skipped
+    after = params_of(model)
+    unchanged = {name for name in after if torch.equal(after[name], before[name])}
+    assert frozen <= unchanged
+    assert not {n for n in unchanged - frozen if n.startswith("shared") and n.endswith("weight")}
+    assert len(after) == len(before)
+
+
+@EVERY_WRAPPER
+def test_heads_alone_can_be_trained(sharpness: str) -> None:
+    model = tiny_model()
+    model.shared.requires_grad_(False)
+    stepper = make_stepper(model, "fairgrad", sharpness)
+    before = params_of(model)
+    assert not stepper.step(single_batch(), mse).skipped
+    changed = {n for n, p in params_of(model).items() if not torch.equal(p, before[n])}
+    assert changed == {n for n in before if n.startswith("heads")}
+
+
+def test_some_objectives_alone_leave_the_other_heads_alone() -> None:
+    model = tiny_model()
+    before = params_of(model)
+    stepper = make_stepper(model, "ls", objectives=["task20", "task1"])
+    report = stepper.step(single_batch(), mse)
+    changed = {
+        n.split(".")[1] for n, p in params_of(model).items() if not torch.equal(p, before[n])
+    }
+    assert report.losses is not None
+    assert report.losses.shape == (2,)
+    assert "task10" not in changed
+    assert {"task1", "task20"} <= changed
+
+
+def test_a_missing_target_is_named_and_nothing_moves() -> None:
+    stepper = make_stepper(tiny_model())
+    before = params_of(stepper.model)
+    with pytest.raises(UsageError, match="no target for task20"):
+        stepper.step(single_batch(K=2), mse)
+    assert same(params_of(stepper.model), before)
+
+
+# --------------------------------------------------------------------------------- the user's view
+@pytest.mark.parametrize("sharpness", WRAPPERS)
+def test_ten_lines_of_ones_own_reduce_the_loss(sharpness: str) -> None:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(4, 16), nn.ReLU())
+    model = MultiTaskModel(trunk, {"a": nn.Linear(16, 1), "b": nn.Linear(16, 1)})
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
+    stepper = Stepper(model, optimizer, method="fairgrad", sharpness=sharpness)
+    x = torch.randn(64, 4)
+    batch = InputGroup(x, {"a": x[:, :1].sin(), "b": x.prod(1, keepdim=True)})
+    losses = []
+    for _ in range(25):
+        report = stepper.step(batch, lambda name, pred, y: nn.functional.mse_loss(pred, y))
+        assert report.losses is not None
+        losses.append(report.losses)
+    assert (losses[-1] < 0.6 * losses[0]).all()
+
+
+def test_a_single_group_is_a_batch() -> None:
+    def trained(wrap: bool) -> Tensor:
+        torch.manual_seed(0)
+        stepper = make_stepper(tiny_model())
+        (group,) = single_batch()
+        stepper.step([group] if wrap else group, mse)
+        return stepper.flat.data
+
+    assert torch.equal(trained(wrap=True), trained(wrap=False))
+
+
+def test_mixed_dtypes_are_refused_when_the_stepper_is_built() -> None:
+    model = tiny_model()
+    model.heads["task1"].float()
+    with pytest.raises(UsageError, match="one dtype and device"):
+        make_stepper(model)
+
+
+def test_epoch_ends_reach_every_copy_of_the_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    stepper = make_stepper(tiny_model(), "ls", "fmtl")
+    heard: list[int] = []
+    for method in stepper.methods:
+        monkeypatch.setattr(method, "on_epoch_end", lambda epoch, losses: heard.append(epoch))
+    stepper.on_epoch_end(4, torch.ones(3))
+    assert heard == [4, 4]

@@ -9,8 +9,7 @@ from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
 
 
 class STL(WeightingMethod):
-    """Single-task learning: the runner trains one network a task, so that there is one loss and
-    nothing to weight."""
+    """Single-task learning: one network a task, so there is one loss and nothing to weight."""
 
     info = MethodInfo(
         name="stl", title="STL", year=1997, head_policy="weighted", scale="sum", role="reference"

@@ -33,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
-console = Console()
+console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 LIST_OPTIONS = ("--method", "--sharpness", "--seed")
 """Options that take several values: ``--seed 0 1 2``."""

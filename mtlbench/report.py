@@ -64,8 +64,8 @@ def _table(board: Board, rows: pd.DataFrame) -> Table:
         caption_justify="left",
     )
     for header in ("method", "sharpness"):
-        table.add_column(header, overflow="fold", min_width=8)
-    metric_headers = [f"{m.name} {_arrow(m)} {m.unit}".replace("_", "\n") for m in shown]
+        table.add_column(header, overflow="fold", min_width=len(header))
+    metric_headers = [f"{m.name} {_arrow(m)}_{m.unit}".replace("_", "\n") for m in shown]
     cost_headers = ["step ↓\nms", f"step ↓\n{_TIMES} base", "fwd/\nbwd"]
     for header in (*metric_headers, "Δm% ↓", "mean\nrank ↓", *cost_headers, "seeds"):
         table.add_column(escape(header), justify="right", no_wrap=True)

@@ -1,0 +1,61 @@
+"""ConFIG: the direction at one angle to all gradients, as long as their projections on it."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import PositiveInt
+
+from mtlbench.gramian import Array, GramianMethod
+from mtlbench.interfaces import GramianPoint, MethodInfo
+
+RANK_TOL = float(np.finfo(np.float32).eps)
+
+
+class ConFIG(GramianMethod):
+    r"""`"ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks"
+    <https://arxiv.org/abs/2408.11104>`_.
+
+    With the unit gradients as the rows of U and cosines :math:`C = U U^\top`,
+
+    .. math:: d = \Big( \sum_k g_k^\top u \Big) u, \qquad
+        u = \frac{x}{\lVert x \rVert}, \qquad x = U^{+} \mathbf 1 = U^\top C^{+} \mathbf 1
+
+    Rows that are zero have no direction and get no weight; where the unit gradients cancel there is
+    no such direction and the update is zero.
+
+    Departs from the authors' code: none known but the pseudo-inverse, which is taken of C, with
+    eigenvalues below the rounding error of float32 as zero.
+
+    Args:
+        n_tasks: K.
+        refresh: see :class:`GramianMethod`.
+        at: see :class:`GramianMethod`.
+    """
+
+    info = MethodInfo(
+        name="config",
+        title="ConFIG",
+        year=2024,
+        arxiv="2408.11104",
+        head_policy="unit",
+        scale="sum",
+        backwards="per-task",
+    )
+
+    def __init__(
+        self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
+    ) -> None:
+        super().__init__(n_tasks, refresh=refresh, at=at)
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        w, norms = np.zeros(self.n_tasks), np.sqrt(np.diag(gramian))
+        used = norms > 0
+        if not used.any():
+            return w
+        sizes = norms[used]
+        cosines = gramian[np.ix_(used, used)] / np.outer(sizes, sizes)
+        y = np.linalg.pinv(cosines, rcond=len(sizes) * RANK_TOL, hermitian=True).sum(axis=1)
+        square = float(y @ cosines @ y)  # of x; at least 1 where x has the projection 1 on all
+        if square > 1e-12:
+            w[used] = (sizes @ cosines @ y) / square * y / sizes
+        return w

@@ -1,0 +1,84 @@
+"""DB-MTL: logarithms of the losses, averaged gradients, all as long as the longest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge, Lt
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+
+EPS = 1e-8
+
+
+class DBMTL(WeightingMethod):
+    r"""`"Dual-Balancing for Multi-Task Learning" <https://arxiv.org/abs/2308.12029>`_.
+
+    With :math:`\beta_t = \beta / t^\sigma` and :math:`\hat g_k = 0` at first,
+
+    .. math:: \hat g_k \leftarrow \beta_t \hat g_k + (1 - \beta_t) \nabla \log (L_k + 10^{-8}),
+        \qquad d = \max_j \lVert \hat g_j \rVert \sum_k \frac{\hat g_k}{\lVert \hat g_k \rVert}
+
+    Head k gets the gradient of its :math:`\log (L_k + 10^{-8})`. Zero rows stay zero.
+
+    Departs from the authors' code (LibMTL): nothing is added to the norms, which bounded the factor
+    of a small gradient; a negative loss counts as zero.
+
+    Args:
+        n_tasks: K.
+        beta: how much of the average is kept.
+        decay: :math:`\sigma`.
+    """
+
+    info = MethodInfo(
+        name="db_mtl",
+        title="DB-MTL",
+        year=2023,
+        arxiv="2308.12029",
+        head_policy="weighted",
+        backwards="per-task",
+    )
+    steps: Tensor
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        beta: Annotated[float, Ge(0), Lt(1)] = 0.9,
+        decay: NonNegativeFloat = 0.0,
+    ) -> None:
+        super().__init__(n_tasks)
+        self.beta, self.decay = beta, decay
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.average = torch.zeros(n_tasks, 0)  # (K, P) from the first step on, so not a buffer
+        self._proposed: Tensor | None = None
+
+    def aggregate(self, view: GradientView) -> Update:
+        if view.n_tasks == 1:
+            return super().aggregate(view)
+        J, t = view.jacobian(), int(self.steps) + 1
+        beta, inverse = self.beta / t**self.decay, 1 / (view.losses.clamp_min(0) + EPS)
+        average = J * ((1 - beta) * inverse)[:, None]
+        if t > 1:
+            average.add_(self.average.to(J), alpha=beta)
+        self._proposed = average
+        norms = average.norm(dim=1)
+        factors = torch.where(norms > 0, norms.max() / norms, 0.0)
+        heads = [w * own for w, own in zip(inverse, view.head_grads(), strict=True)]
+        return Update(factors @ average, heads)
+
+    def after_step(self, evaluate: Callable[[], Tensor]) -> None:
+        if self._proposed is not None:
+            self.average = self._proposed
+            self.steps += 1
+            self._proposed = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.average = state["average"]

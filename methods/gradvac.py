@@ -1,0 +1,95 @@
+"""GradVac: gradients pulled together until their cosines reach what was usual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import numpy as np
+import torch
+from annotated_types import Gt, Le
+from pydantic import PositiveInt
+from torch import Tensor
+
+from mtlbench.gramian import Array, GramianMethod
+from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo
+
+
+class GradVac(GramianMethod):
+    r"""Gradient vaccine from `"Gradient Vaccine: Investigating and Improving Multi-task
+    Optimization in Massively Multilingual Models" <https://arxiv.org/abs/2010.05874>`_.
+
+    For each task i, starting from :math:`g_i' = g_i`, and for the other tasks j in a random order
+    of its own, with the cosine :math:`\phi` of :math:`g_i'` and :math:`g_j` and its moving average
+    :math:`\hat\phi_{ij}`, 0 at first: if :math:`\phi < \hat\phi_{ij}`,
+
+    .. math:: g_i' \leftarrow g_i' + \frac{\lVert g_i' \rVert \left( \hat\phi_{ij} \sqrt{1 - \phi^2}
+        - \phi \sqrt{1 - \hat\phi_{ij}^2} \right)}{\lVert g_j \rVert \sqrt{1 - \hat\phi_{ij}^2}} g_j
+
+    and then :math:`\hat\phi_{ij} \leftarrow (1 - \beta) \hat\phi_{ij} + \beta \phi`, in any case.
+    The update is :math:`d = \sum_i g_i'`. A pair with a zero row is left alone.
+
+    Departs from the paper: the shared parameters are one component, where it also treats layers or
+    matrices apart. LibMTL's version differs: it moves the averages of conflicting pairs only.
+
+    Args:
+        n_tasks: K.
+        beta: how fast the averages follow the cosines.
+        refresh: see :class:`GramianMethod`; the averages move with the solves.
+        at: see :class:`GramianMethod`.
+    """
+
+    info = MethodInfo(
+        name="gradvac",
+        title="GradVac",
+        year=2020,
+        arxiv="2010.05874",
+        head_policy="unit",
+        scale="sum",
+        backwards="per-task",
+    )
+    targets: Tensor
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        beta: Annotated[float, Gt(0), Le(1)] = 0.01,
+        refresh: PositiveInt = 1,
+        at: GramianPoint = "shared",
+    ) -> None:
+        super().__init__(n_tasks, refresh=refresh, at=at)
+        self.beta = beta
+        self.register_buffer("targets", torch.zeros(n_tasks, n_tasks, dtype=torch.float64))
+        self._orders = np.tile(np.arange(n_tasks), (n_tasks, 1))
+        self._moved: Array | None = None
+
+    def weights(self, view: GradientView) -> Tensor:
+        K, source = self.n_tasks, view.generator
+        draws = torch.rand(K, K, generator=source, device=source.device)
+        self._orders = draws.argsort(dim=1).cpu().numpy()
+        return super().weights(view)
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        norms, tasks = np.sqrt(np.diag(gramian)), np.arange(self.n_tasks)
+        w = np.eye(self.n_tasks)  # row i: the coefficients of g_i'
+        targets = self.targets.cpu().numpy().copy()
+        for order in self._orders.T:
+            sizes = np.sqrt(np.maximum(((w @ gramian) * w).sum(axis=1), 0))
+            i = tasks[(order != tasks) & (sizes * norms[order] > 0)]
+            j = order[i]  # whom g_i' meets next
+            phi = ((w[i] * gramian[j]).sum(axis=1) / (sizes[i] * norms[j])).clip(-1, 1)
+            target = targets[i, j]
+            # An average reaches 1 by rounding only, and the pull to it would be infinite.
+            across = np.sqrt(np.maximum(1 - target**2, np.finfo(np.float64).eps))
+            pull = sizes[i] * (target * np.sqrt(1 - phi**2) / across - phi) / norms[j]
+            w[i, j] += np.where(phi < target, pull, 0)
+            targets[i, j] += self.beta * (phi - target)
+        self._moved = targets
+        return np.asarray(w.sum(axis=0))
+
+    def after_step(self, evaluate: Callable[[], Tensor]) -> None:
+        super().after_step(evaluate)
+        if self._moved is not None:
+            self.targets.copy_(torch.from_numpy(self._moved))
+            self._moved = None

@@ -1,0 +1,67 @@
+"""IMTL-G: an update whose projections on all task gradients are equal."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import PositiveInt
+
+from mtlbench.gramian import Array, GramianMethod
+from mtlbench.interfaces import GramianPoint, MethodInfo
+
+RANK_TOL = float(np.finfo(np.float32).eps)
+
+
+class IMTLG(GramianMethod):
+    r"""The gradient balance of `"Towards Impartial Multi-task Learning"
+    <https://openreview.net/forum?id=IMPnRXEWpvr>`_.
+
+    With unit gradients :math:`u_k = g_k / \lVert g_k \rVert`, cosines :math:`C_{jk} = u_j^\top
+    u_k` and :math:`d = J^\top w`,
+
+    .. math:: u_1^\top d = \dots = u_K^\top d, \quad \sum_k w_k = 1
+        \qquad \Longrightarrow \qquad
+        w_k \propto \frac{(C^{+} \mathbf 1)_k}{\lVert g_k \rVert}
+
+    Weights may be negative. Rows that are zero have no direction and get no weight; where the unit
+    gradients cancel, so that no d has the same positive projection on all, or the weights sum to
+    zero, there is no solution and the last good weights are kept.
+
+    Departs from the authors' equations: the pseudo-inverse of C in place of the inverse of
+    :math:`D U^\top` (the same where that exists), with eigenvalues below the rounding error of
+    float32 taken as zero.
+
+    Args:
+        n_tasks: K.
+        refresh: see :class:`GramianMethod`.
+        at: see :class:`GramianMethod`; "representation" is the paper's. The default is what
+            Nash-MTL's code and LibMTL compare with, and works with every wrapper.
+    """
+
+    info = MethodInfo(
+        name="imtl_g",
+        title="IMTL-G",
+        year=2021,
+        head_policy="weighted",
+        scale="mean",
+        backwards="per-task",
+    )
+
+    def __init__(
+        self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
+    ) -> None:
+        super().__init__(n_tasks, refresh=refresh, at=at)
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        norms = np.sqrt(np.diag(gramian))
+        used = norms > 0
+        if not used.any():
+            return np.full(self.n_tasks, 1 / self.n_tasks)
+        sizes = norms[used]
+        cosines = gramian[np.ix_(used, used)] / np.outer(sizes, sizes)
+        y = np.linalg.pinv(cosines, rcond=len(sizes) * RANK_TOL, hermitian=True).sum(axis=1)
+        w = np.zeros(self.n_tasks)
+        w[used] = y / sizes
+        # The sum of y is the squared norm of the projection of 1 on the range of C, up to scale.
+        if y.sum() <= 1e-12 or abs(w.sum()) <= 1e-12 * np.abs(w).sum():
+            raise ArithmeticError("no direction has equal projections on the gradients")
+        return w / float(w.sum())

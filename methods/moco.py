@@ -1,0 +1,99 @@
+"""MoCo: min-norm weights from gradients that are averaged over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Gt, Le
+from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
+
+from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+
+
+class MoCo(WeightingMethod):
+    r"""Multi-objective gradient correction from `"Mitigating Gradient Bias in Multi-objective
+    Learning: A Provably Convergent Stochastic Approach" <https://arxiv.org/abs/2210.12624>`_.
+
+    With step sizes :math:`\beta_t = \beta / t^\sigma`, :math:`\gamma_t = \gamma / t^\sigma` and the
+    projection :math:`\Pi` onto the simplex,
+
+    .. math:: Y \leftarrow Y - \beta_t (Y - J), \qquad
+        \lambda \leftarrow \Pi \left( \lambda - \gamma_t (Y Y^\top + \rho I) \lambda \right), \qquad
+        d = Y^\top \lambda
+
+    Departs from the authors' code as LibMTL passes it on: the projection is the paper's, not a
+    softmax; gradients are not first scaled to the length of their losses; Y begins at the first
+    gradients, not at zero. As there, the new Y and :math:`\lambda` are used at once. The rows of Y
+    are not projected onto a ball, whose radius the paper leaves open.
+
+    Args:
+        n_tasks: K.
+        beta: how fast Y follows the gradients.
+        gamma: step size of :math:`\lambda`.
+        rho: regularisation towards equal weights.
+        decay: :math:`\sigma`.
+    """
+
+    info = MethodInfo(
+        name="moco",
+        title="MoCo",
+        year=2023,
+        arxiv="2210.12624",
+        head_policy="unit",
+        scale="mean",
+        backwards="per-task",
+    )
+    simplex: Tensor
+    steps: Tensor
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        beta: Annotated[float, Gt(0), Le(1)] = 0.5,
+        gamma: PositiveFloat = 0.1,
+        rho: NonNegativeFloat = 0.0,
+        decay: NonNegativeFloat = 0.5,
+    ) -> None:
+        super().__init__(n_tasks)
+        self.beta, self.gamma, self.rho, self.decay = beta, gamma, rho, decay
+        self.register_buffer("simplex", torch.full((n_tasks,), 1 / n_tasks, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.tracked = torch.zeros(n_tasks, 0)  # (K, P) from the first step on, so not a buffer
+        self._proposed: tuple[Tensor, Tensor] | None = None
+
+    def aggregate(self, view: GradientView) -> Update:
+        if view.n_tasks == 1:
+            return super().aggregate(view)
+        J, t = view.jacobian(), int(self.steps) + 1
+        Y = J.clone() if t == 1 else self.tracked.to(J).lerp(J, self.beta / t**self.decay)
+        v = self.simplex.to(Y.device)
+        pull = (Y @ Y.T).to(v) @ v + self.rho * v
+        v = project_simplex(v - self.gamma / t**self.decay * pull)
+        self._proposed = Y, v
+        return Update(v.to(Y) @ Y, view.head_grads())
+
+    def after_step(self, evaluate: Callable[[], Tensor]) -> None:
+        if self._proposed is not None:
+            self.tracked, self.simplex = self._proposed
+            self.steps += 1
+            self._proposed = None
+
+    def get_extra_state(self) -> dict[str, Any]:
+        return {"tracked": self.tracked}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        self.tracked = state["tracked"]
+
+
+def project_simplex(v: Tensor) -> Tensor:
+    """The nearest point to ``v`` of the simplex."""
+    v = v - v.max()  # changes nothing but the rounding: entries far below the largest become 0
+    u = v.sort(descending=True).values
+    excess = u.cumsum(0) - 1
+    count = torch.arange(1, len(v) + 1, device=v.device)
+    size = (u * count > excess).sum()
+    return (v - excess[size - 1] / size).clamp_min(0)

@@ -1,0 +1,65 @@
+"""Nash-MTL: the Nash bargaining solution of the tasks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import NonNegativeFloat, PositiveInt
+
+from mtlbench.gramian import Array, GramianMethod
+from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo, Update
+from mtlbench.methods._solvers import fair
+
+
+class NashMTL(GramianMethod):
+    r"""`"Multi-Task Learning as a Bargaining Game" <https://arxiv.org/abs/2202.01017>`_.
+
+    .. math:: G w = 1 / w \quad \text{(elementwise)}
+
+    As in the authors' code, the update of the shared parameters is then shortened to a norm of at
+    most ``max_norm``; the heads keep the weights as solved for. An exact solution has
+    :math:`\lVert J^\top w \rVert^2 = w^\top G w = K`, so with the default every step but those
+    between refreshes has length 1.
+
+    Departs from the authors' code: a damped Newton method on the convex objective finds w to 1e-8,
+    where the released code stops after 20 steps of a linearised problem.
+
+    Args:
+        n_tasks: K.
+        max_norm: bound of the norm of the shared update; 0 for none.
+        solver: "newton", or "cvxpy" (slow, certified).
+        refresh: see :class:`GramianMethod`.
+        at: see :class:`GramianMethod`.
+    """
+
+    info = MethodInfo(
+        name="nashmtl",
+        title="Nash-MTL",
+        year=2022,
+        arxiv="2202.01017",
+        head_policy="weighted",
+        backwards="per-task",
+    )
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        max_norm: NonNegativeFloat = 1.0,
+        solver: Literal["newton", "cvxpy"] = "newton",
+        refresh: PositiveInt = 1,
+        at: GramianPoint = "shared",
+    ) -> None:
+        super().__init__(n_tasks, refresh=refresh, at=at)
+        self.max_norm, self.solver = max_norm, solver
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        return fair(gramian, 1.0, self.solver)
+
+    def aggregate(self, view: GradientView) -> Update:
+        update = super().aggregate(view)
+        if view.n_tasks == 1 or not self.max_norm:
+            return update
+        factor = (self.max_norm / update.shared.norm()).clamp(max=1.0)
+        weights = None if update.weights is None else factor * update.weights
+        return Update(factor * update.shared, update.heads, weights)

@@ -1,0 +1,36 @@
+"""Random: the gradients of the shared parameters with random weights."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+
+
+class Random(WeightingMethod):
+    r"""Random gradient weighting (RGW) from `"Reasonable Effectiveness of Random Weighting: A
+    Litmus Test for Multi-Task Learning" <https://arxiv.org/abs/2111.10603>`_.
+
+    .. math:: w = \operatorname{softmax}(z), \quad z \sim \mathcal{N}(0, I)
+
+    It differs from RLW in that the heads are left alone.
+
+    Departs from the authors' code (LibMTL): none known.
+
+    Args:
+        n_tasks: K.
+    """
+
+    info = MethodInfo(
+        name="random",
+        title="Random",
+        year=2021,
+        arxiv="2111.10603",
+        head_policy="unit",
+        scale="mean",
+        backwards="per-task",
+    )
+
+    def weights(self, view: GradientView) -> Tensor:
+        draw = view.jacobian().new_empty(self.n_tasks)
+        return draw.normal_(generator=view.generator).softmax(0)

@@ -1,0 +1,56 @@
+"""UPGrad: every gradient projected onto the dual cone, then averaged."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import PositiveInt
+
+from mtlbench.gramian import Array, GramianMethod
+from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.methods._solvers import project_dual_cone
+
+
+class UPGrad(GramianMethod):
+    r"""`"Jacobian Descent for Multi-Objective Optimization" <https://arxiv.org/abs/2406.16232>`_.
+
+    With :math:`\pi` the projection onto the dual cone :math:`\{x : J x \ge 0\}`,
+
+    .. math:: d = \frac{1}{K} \sum_k \pi(g_k)
+
+    Departs from the authors' code (TorchJD): each projection is found exactly by an active-set
+    method; no ridge is added to G.
+
+    Args:
+        n_tasks: K.
+        solver: "nnls", or "cvxpy" (slow, certified).
+        refresh: see :class:`GramianMethod`.
+        at: see :class:`GramianMethod`.
+    """
+
+    info = MethodInfo(
+        name="upgrad",
+        title="UPGrad",
+        year=2024,
+        arxiv="2406.16232",
+        head_policy="unit",
+        scale="mean",
+        backwards="per-task",
+    )
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        solver: Literal["nnls", "cvxpy"] = "nnls",
+        refresh: PositiveInt = 1,
+        at: GramianPoint = "shared",
+    ) -> None:
+        super().__init__(n_tasks, refresh=refresh, at=at)
+        self.solver = solver
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        rows = np.eye(self.n_tasks)
+        projected = [project_dual_cone(gramian, row, self.solver) for row in rows]
+        return np.asarray(np.mean(projected, axis=0))

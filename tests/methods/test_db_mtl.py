@@ -1,0 +1,62 @@
+"""DB-MTL: averaged gradients of logarithms, all of one length."""
+
+import pytest
+import torch
+
+from mtlbench.methods.db_mtl import DBMTL
+from tests.models import assert_close, dense_view, make_stepper, mse, same, single_batch, tiny_model
+
+
+def _step(method: DBMTL, seed: int) -> torch.Tensor:
+    shared = method.aggregate(dense_view(seed=seed)).shared
+    method.after_step(lambda: torch.ones(3))
+    return shared
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+def test_the_updates_are_those_of_the_recursion(decay: float) -> None:
+    method, average = DBMTL(3, decay=decay), torch.zeros(3, 7).double()
+    for t in range(1, 6):
+        view, beta = dense_view(seed=t), 0.9 / t**decay
+        for k in range(3):
+            of_log = view.jacobian()[k] / (view.losses[k] + 1e-8)
+            average[k] = beta * average[k] + (1 - beta) * of_log
+        longest = max(float(average[k].norm()) for k in range(3))
+        expected = sum(longest * average[k] / average[k].norm() for k in range(3))
+        assert isinstance(expected, torch.Tensor)
+        assert_close(_step(method, t), expected)
+
+
+def test_heads_get_the_gradients_of_the_logarithms() -> None:
+    view = dense_view()
+    for k, own in enumerate(DBMTL(3).aggregate(view).heads):
+        assert_close(own, view.head_grads()[k] / view.losses[k], 1e-7)
+
+
+def test_state_moves_after_a_step_only_and_survives_a_resume() -> None:
+    first, second = DBMTL(3), DBMTL(3)
+    first.aggregate(dense_view())
+    assert same(first.state_dict(), second.state_dict())
+    for seed in range(2):
+        _step(first, seed)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(_step(first, 5), _step(second, 5))
+
+
+def test_a_resumed_stepper_goes_on_alike() -> None:
+    first = make_stepper(tiny_model(), "db_mtl")
+    first.step(single_batch(), mse)
+    second = make_stepper(tiny_model(), "db_mtl")
+    second.load_state_dict(first.state_dict())
+    assert same(first.state_dict()["methods"], second.state_dict()["methods"])
+
+
+def test_one_task_zero_rows_and_losses_of_zero() -> None:
+    view = dense_view(1)
+    assert_close(DBMTL(1).aggregate(view).shared, view.jacobian()[0])
+    view = dense_view()
+    view.jacobian()[1] = 0
+    view.losses[0] = 0
+    assert torch.isfinite(DBMTL(3).aggregate(view).shared).all()
+    view.jacobian().zero_()
+    assert not DBMTL(3).aggregate(view).shared.any()

@@ -1,0 +1,42 @@
+"""DWA: the softmax of the ratios of the last two epochs."""
+
+import math
+
+import pytest
+import torch
+
+from mtlbench.methods.dwa import DWA
+from tests.models import assert_close, dense_view
+
+EPOCHS = torch.tensor([[4.0, 1.0, 2.0], [2.0, 0.9, 2.0], [1.0, 0.9, 3.0]])
+
+
+def test_weights_follow_the_formula_from_the_third_epoch_on() -> None:
+    method, view = DWA(3), dense_view()
+    for t in range(4):
+        expected = [1.0] * 3
+        if t >= 2:
+            powers = [math.exp(float(EPOCHS[t - 1, k] / EPOCHS[t - 2, k]) / 2) for k in range(3)]
+            expected = [3 * p / sum(powers) for p in powers]
+        assert method.weights(view).tolist() == pytest.approx(expected)
+        if t < 3:
+            method.on_epoch_end(t, EPOCHS[t])
+
+
+def test_a_resumed_method_goes_on_alike() -> None:
+    first, view = DWA(3), dense_view()
+    first.on_epoch_end(0, EPOCHS[0])
+    second = DWA(3)
+    second.load_state_dict(first.state_dict())
+    for method in (first, second):
+        method.on_epoch_end(1, EPOCHS[1])
+    assert torch.equal(first.weights(view), second.weights(view))
+
+
+def test_one_task_and_epochs_without_loss() -> None:
+    view = dense_view(1)
+    assert_close(DWA(1).aggregate(view).shared, view.jacobian()[0])
+    method = DWA(3)
+    for t in range(2):
+        method.on_epoch_end(t, torch.tensor([0.0, 0.0, 1.0]))
+    assert torch.isfinite(method.weights(dense_view())).all()

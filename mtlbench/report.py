@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_METRICS = 4
+_OUTLIER = 8
+"""A row this many times the median away turns the plot's axis logarithmic beyond the bulk."""
 _DASH = "—"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MARKERS = "osD^vP*Xph<>"
@@ -188,6 +190,10 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
             marker=markers[wrapper],
             **_POINT,
         )
+    sizes = drawn["delta_m"].abs()
+    if sizes.max() > _OUTLIER * sizes.median() > 0:
+        axes.set_yscale("symlog", linthresh=2 * sizes.median())
+        axes.yaxis.set_major_formatter("{x:g}")
     axes.axhline(0, color="0.5", linewidth=1, linestyle="--", zorder=1)
     axes.margins(0.08)
     axes.set_xscale("log", base=2)

@@ -216,7 +216,7 @@ def test_a_failing_run_is_reported(mtlbench: Mtlbench, tmp_path: Path) -> None:
     ended = mtlbench("run", f"{TOY}:fault=raise", *METHOD, "--out", tmp_path)
     assert ended.code == 1
     assert f"failed ls x none, seed 0: RuntimeError: {BROKEN}\n" in ended.out
-    assert "1 runs have no result; run the same command to try them again" in plain(ended.out)
+    assert "1 runs failed; the same command tries them again" in plain(ended.out)
 
 
 # ------------------------------------------------------------------------------------ leaderboard

@@ -173,8 +173,6 @@ class _Checked:
 class _Stateful(_Checked, nn.Module):
     """A module whose optimizers and counters travel with its ``state_dict``."""
 
-    counters: Mapping[str, int]
-
     def get_extra_state(self) -> dict[str, Any]:
         """States of the optimizers that a method holds as attributes."""
         return {k: v.state_dict() for k, v in vars(self).items() if isinstance(v, Optimizer)}

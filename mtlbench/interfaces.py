@@ -171,7 +171,7 @@ class _Checked:
 
 
 class _Stateful(_Checked, nn.Module):
-    """A module whose optimizers and counters travel with its ``state_dict``."""
+    """A module whose optimizers travel with its ``state_dict``."""
 
     def get_extra_state(self) -> dict[str, Any]:
         """States of the optimizers that a method holds as attributes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
@@ -156,7 +156,7 @@ def leaderboard(
         _say(f"{out}: every CSV file is what its {len(records)} records make")
         return
     check_writable(out)
-    built = _print(Store(folder))
+    built = _print(records)
     boards.write(built, out)
     if plot:
         for board in built.values():
@@ -222,8 +222,8 @@ def _progress(total: int) -> Iterator[tuple[Progress, Any]]:
         yield progress, progress.add_task("epochs", total=total)
 
 
-def _print(store: Store) -> dict[str, boards.Board]:
-    built = boards.build(store)
+def _print(records: Iterable[RunRecord]) -> dict[str, boards.Board]:
+    built = boards.build(records)
     for board in built.values():
         for table in report.render(board):
             console.print(table)

@@ -7,6 +7,7 @@ import multiprocessing
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import product
 from multiprocessing.connection import Connection, wait
@@ -43,8 +44,7 @@ def grid(
     for seed, method, wrapper in product(seeds, methods, sharpness):
         alone = METHODS.get(Spec.parse(method).name).info.role == "reference"
         chosen = SHARPNESS.default if alone else wrapper
-        changes = {"method": method, "sharpness": chosen, "seed": seed}
-        wanted.append(RunSpec(**{**vars(base), **changes}))
+        wanted.append(replace(base, method=method, sharpness=chosen, seed=seed))
     runs = {run.identity.digest: run for run in map(prepare, dict.fromkeys(wanted))}
     return list(runs.values())
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlbench.hardware import synchronize
@@ -220,10 +219,6 @@ def evaluate(
                 if of[metric] in names:
                     meter.update(predictions[of[metric]], group.targets[of[metric]])
     return Scores(
-        metrics={name: _number(meter.compute()) for name, meter in meters.items()},
-        losses={name: _number(sums[name] / max(counts[name], 1)) for name in objectives},
+        metrics={name: float(meter.compute()) for name, meter in meters.items()},
+        losses={name: float(sums[name] / max(counts[name], 1)) for name in objectives},
     )
-
-
-def _number(value: Tensor) -> float:
-    return float(value)

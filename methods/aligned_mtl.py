@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import PositiveInt
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 
 RANK_TOL = float(np.finfo(np.float32).eps)
 
@@ -28,8 +27,7 @@ class AlignedMTL(GramianMethod):
 
     Args:
         n_tasks: K.
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`; "representation" is the paper's Aligned-MTL-UB.
+        common: see :class:`GramianMethod`; "representation" is the paper's Aligned-MTL-UB.
     """
 
     info = MethodInfo(
@@ -41,11 +39,6 @@ class AlignedMTL(GramianMethod):
         scale="sum",
         backwards="per-task",
     )
-
-    def __init__(
-        self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
-    ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         values, vectors = np.linalg.eigh(gramian)

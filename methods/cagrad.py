@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import cagrad_dual
 
 
@@ -31,8 +31,7 @@ class CAGrad(GramianMethod):
         n_tasks: K.
         c: radius of the ball in units of :math:`\lVert g_0 \rVert`; 0 is the mean gradient.
         solver: "nnls", or "cvxpy" (slow, certified).
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`.
     """
 
     info = MethodInfo(
@@ -51,10 +50,9 @@ class CAGrad(GramianMethod):
         *,
         c: NonNegativeFloat = 0.4,
         solver: Literal["nnls", "cvxpy"] = "nnls",
-        refresh: PositiveInt = 1,
-        at: GramianPoint = "shared",
+        **common: Any,
     ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+        super().__init__(n_tasks, **common)
         self.c, self.solver = c, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

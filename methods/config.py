@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import PositiveInt
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 
 RANK_TOL = float(np.finfo(np.float32).eps)
 
@@ -28,8 +27,7 @@ class ConFIG(GramianMethod):
 
     Args:
         n_tasks: K.
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`.
     """
 
     info = MethodInfo(
@@ -41,11 +39,6 @@ class ConFIG(GramianMethod):
         scale="sum",
         backwards="per-task",
     )
-
-    def __init__(
-        self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
-    ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         w, norms = np.zeros(self.n_tasks), np.sqrt(np.diag(gramian))

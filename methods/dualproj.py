@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import project_dual_cone
 
 
@@ -25,8 +24,7 @@ class DualProj(GramianMethod):
     Args:
         n_tasks: K.
         solver: "nnls", or "cvxpy" (slow, certified).
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`.
     """
 
     info = MethodInfo(
@@ -44,10 +42,9 @@ class DualProj(GramianMethod):
         n_tasks: int,
         *,
         solver: Literal["nnls", "cvxpy"] = "nnls",
-        refresh: PositiveInt = 1,
-        at: GramianPoint = "shared",
+        **common: Any,
     ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+        super().__init__(n_tasks, **common)
         self.solver = solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

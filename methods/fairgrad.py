@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import PositiveFloat
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import fair
 
 
@@ -24,8 +24,7 @@ class FairGrad(GramianMethod):
         n_tasks: K.
         alpha: fairness; 1 is Nash-MTL's condition, 2 the released runs' value.
         solver: "newton", or "cvxpy" (slow, certified).
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`.
     """
 
     info = MethodInfo(
@@ -43,10 +42,9 @@ class FairGrad(GramianMethod):
         *,
         alpha: PositiveFloat = 2.0,
         solver: Literal["newton", "cvxpy"] = "newton",
-        refresh: PositiveInt = 1,
-        at: GramianPoint = "shared",
+        **common: Any,
     ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+        super().__init__(n_tasks, **common)
         self.alpha, self.solver = alpha, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from annotated_types import Gt, Le
-from pydantic import PositiveInt
 from torch import Tensor
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo
+from mtlbench.interfaces import GradientView, MethodInfo
 
 
 class GradVac(GramianMethod):
@@ -35,8 +34,7 @@ class GradVac(GramianMethod):
     Args:
         n_tasks: K.
         beta: how fast the averages follow the cosines.
-        refresh: see :class:`GramianMethod`; the averages move with the solves.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`; the averages move with the solves.
     """
 
     info = MethodInfo(
@@ -55,10 +53,9 @@ class GradVac(GramianMethod):
         n_tasks: int,
         *,
         beta: Annotated[float, Gt(0), Le(1)] = 0.01,
-        refresh: PositiveInt = 1,
-        at: GramianPoint = "shared",
+        **common: Any,
     ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+        super().__init__(n_tasks, **common)
         self.beta = beta
         self.register_buffer("targets", torch.zeros(n_tasks, n_tasks, dtype=torch.float64))
         self._orders = np.tile(np.arange(n_tasks), (n_tasks, 1))

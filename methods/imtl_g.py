@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from pydantic import PositiveInt
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 
 RANK_TOL = float(np.finfo(np.float32).eps)
 
@@ -32,8 +31,7 @@ class IMTLG(GramianMethod):
 
     Args:
         n_tasks: K.
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`; "representation" is the paper's. The default is what
+        common: see :class:`GramianMethod`; "representation" is the paper's. The default is what
             Nash-MTL's code and LibMTL compare with, and works with every wrapper.
     """
 
@@ -45,11 +43,6 @@ class IMTLG(GramianMethod):
         scale="mean",
         backwards="per-task",
     )
-
-    def __init__(
-        self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
-    ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         norms = np.sqrt(np.diag(gramian))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import PositiveInt
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GramianPoint, MethodInfo
+from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
 
 
@@ -27,8 +26,7 @@ class MGDA(GramianMethod):
         n_tasks: K.
         normalize: how each gradient is scaled before the solve.
         solver: "nnls", or "cvxpy" (slow, certified).
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`; "representation" is the paper's MGDA-UB.
+        common: see :class:`GramianMethod`; "representation" is the paper's MGDA-UB.
     """
 
     info = MethodInfo(
@@ -47,10 +45,9 @@ class MGDA(GramianMethod):
         *,
         normalize: Literal["none", "l2", "loss", "loss+"] = "none",
         solver: Literal["nnls", "cvxpy"] = "nnls",
-        refresh: PositiveInt = 1,
-        at: GramianPoint = "shared",
+        **common: Any,
     ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+        super().__init__(n_tasks, **common)
         self.normalize, self.solver = normalize, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import NonNegativeFloat, PositiveInt
+from pydantic import NonNegativeFloat
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo, Update
+from mtlbench.interfaces import GradientView, MethodInfo, Update
 from mtlbench.methods._solvers import fair
 
 
@@ -28,8 +28,7 @@ class NashMTL(GramianMethod):
         n_tasks: K.
         max_norm: bound of the norm of the shared update; 0 for none.
         solver: "newton", or "cvxpy" (slow, certified).
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`.
     """
 
     info = MethodInfo(
@@ -47,10 +46,9 @@ class NashMTL(GramianMethod):
         *,
         max_norm: NonNegativeFloat = 1.0,
         solver: Literal["newton", "cvxpy"] = "newton",
-        refresh: PositiveInt = 1,
-        at: GramianPoint = "shared",
+        **common: Any,
     ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+        super().__init__(n_tasks, **common)
         self.max_norm, self.solver = max_norm, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
-from pydantic import PositiveInt
 from torch import Tensor
 
 from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo
+from mtlbench.interfaces import GradientView, MethodInfo
 
 
 class PCGrad(GramianMethod):
@@ -27,8 +28,7 @@ class PCGrad(GramianMethod):
 
     Args:
         n_tasks: K.
-        refresh: see :class:`GramianMethod`.
-        at: see :class:`GramianMethod`.
+        common: see :class:`GramianMethod`.
     """
 
     info = MethodInfo(
@@ -41,10 +41,8 @@ class PCGrad(GramianMethod):
         backwards="per-task",
     )
 
-    def __init__(
-        self, n_tasks: int, *, refresh: PositiveInt = 1, at: GramianPoint = "shared"
-    ) -> None:
-        super().__init__(n_tasks, refresh=refresh, at=at)
+    def __init__(self, n_tasks: int, **common: Any) -> None:
+        super().__init__(n_tasks, **common)
         self._orders = np.tile(np.arange(n_tasks), (n_tasks, 1))
 
     def weights(self, view: GradientView) -> Tensor:

@@ -1,6 +1,6 @@
 """mtlbench: a benchmark suite for multi-task optimisation."""
 
-from mtlbench.errors import DataError, DivergedError, UsageError
+from mtlbench.errors import ContractError, DataError, DivergedError, UsageError
 from mtlbench.gramian import GramianMethod
 from mtlbench.interfaces import (
     Batch,
@@ -8,6 +8,7 @@ from mtlbench.interfaces import (
     InputGroup,
     MethodInfo,
     MetricInfo,
+    Passes,
     Protocol,
     SharpnessInfo,
     SharpnessWrapper,
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Batch",
+    "ContractError",
     "DataError",
     "DivergedError",
     "GradientView",
@@ -32,6 +34,7 @@ __all__ = [
     "MethodInfo",
     "MetricInfo",
     "MultiTaskModel",
+    "Passes",
     "Protocol",
     "SharpnessInfo",
     "SharpnessWrapper",

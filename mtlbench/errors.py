@@ -11,3 +11,7 @@ class DataError(UsageError):
 
 class DivergedError(ArithmeticError):
     """Training met too many non-finite losses or gradients in a row."""
+
+
+class ContractError(TypeError):
+    """A method or wrapper broke its contract; the message names both."""

@@ -19,6 +19,8 @@ from pydantic import ConfigDict, validate_call
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mtlbench.errors import ContractError
+
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
@@ -27,6 +29,28 @@ if TYPE_CHECKING:
 
 HeadPolicy = Literal["unit", "weighted"]
 GramianPoint = Literal["shared", "representation"]
+Claim = Literal[
+    "permutation", "scaling", "row-scaling", "identical", "simplex", "non-conflict", "stationarity"
+]
+"""A property that a method may claim, and is then held to by ``mtlbench check``:
+
+- ``permutation``: the order of the tasks does not matter,
+- ``scaling``: c J yields c times the update of J,
+- ``row-scaling``: the lengths of the rows of J do not change the update's direction,
+- ``identical``: K identical tasks yield what ``MethodInfo.scale`` says, to the length,
+- ``simplex``: weights are at least 0 and sum to 1,
+- ``non-conflict``: no task's loss grows, to first order,
+- ``stationarity``: the update is not zero where a direction lowers all losses.
+"""
+
+
+@dataclass
+class Passes:
+    """Passes through the trunk, and backward passes through heads alone."""
+
+    forward: int = 0
+    backward: int = 0
+    head_backward: int = 0
 
 
 @dataclass(frozen=True)
@@ -147,6 +171,7 @@ class MethodInfo:
             ``"method"``.
         backwards: backward passes a step, without a wrapper.
         extra_forwards: forward passes a step beyond the first.
+        claims: what ``mtlbench check`` holds the method to, with its default options.
     """
 
     name: str
@@ -158,6 +183,11 @@ class MethodInfo:
     role: Literal["method", "baseline", "reference"] = "method"
     backwards: Literal["one", "per-task"] = "one"
     extra_forwards: int = 0
+    claims: tuple[Claim, ...] = ()
+
+    def passes(self, n_tasks: int) -> Passes:
+        """What a step costs without a wrapper, on inputs that all tasks share."""
+        return Passes(1 + self.extra_forwards, 1 if self.backwards == "one" else n_tasks)
 
 
 class _Checked:
@@ -207,8 +237,13 @@ class WeightingMethod(_Stateful, ABC):
         )
 
     def aggregate(self, view: GradientView) -> Update:
-        """The update; one task alone needs no weighting and is plain descent."""
+        """The update; one task alone needs no weighting and is plain descent.
+
+        Raises:
+            ContractError: the weights are not K numbers without a graph.
+        """
         weights = torch.ones_like(view.losses) if view.n_tasks == 1 else self.weights(view)
+        _check_vector(f"{self.info.name}: weights() must return", weights, view.losses.shape)
         return view.combine(weights, self.info.head_policy)
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
@@ -220,6 +255,44 @@ class WeightingMethod(_Stateful, ABC):
     def diagnostics(self) -> dict[str, float]:
         """Numbers worth a place in a run's record (fallbacks of a solver, ...)."""
         return {}
+
+
+def _check_vector(what: str, found: Any, shape: Sequence[int]) -> None:
+    expected = f"{what} a detached floating-point Tensor of shape {tuple(shape)}, not"
+    if not isinstance(found, Tensor):
+        raise ContractError(f"{expected} {type(found).__name__}")
+    if found.shape != tuple(shape):
+        raise ContractError(f"{expected} one of shape {tuple(found.shape)}")
+    if not found.is_floating_point():
+        raise ContractError(f"{expected} one of {found.dtype}")
+    if found.requires_grad:
+        raise ContractError(f"{expected} one with a graph")
+
+
+def check_update(name: str, update: Any, view: GradientView, sizes: Sequence[int]) -> None:
+    """Hold a method's update to the contract.
+
+    Args:
+        name: the method's.
+        update: what ``aggregate`` returned.
+        view: what it was given.
+        sizes: number of shared parameters, then of each head's.
+
+    Raises:
+        ContractError: the update is anything but one gradient for each of ``sizes``.
+    """
+    if not isinstance(update, Update):
+        kind = type(update).__name__
+        raise ContractError(f"{name}: aggregate() must return an Update, not {kind}")
+    if len(update.heads) != len(sizes) - 1:
+        heads = f"{len(sizes) - 1} head gradients, not {len(update.heads)}"
+        raise ContractError(f"{name}: aggregate() must return {heads}")
+    _check_vector(f"{name}: aggregate() must return as shared", update.shared, sizes[:1])
+    for k, (own, size) in enumerate(zip(update.heads, sizes[1:], strict=True)):
+        _check_vector(f"{name}: aggregate() must return as heads[{k}]", own, (size,))
+    if update.weights is not None:
+        what = f"{name}: aggregate() must return as weights"
+        _check_vector(what, update.weights, view.losses.shape)
 
 
 # ------------------------------------------------------------------------------------ wrappers
@@ -244,6 +317,15 @@ class SharpnessWrapper(_Stateful, ABC):
     @abstractmethod
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         """The update of one step; ``aggregate`` has ``parts`` entries."""
+
+    @abstractmethod
+    def passes(self, n_tasks: int, method: Passes) -> Passes:
+        """What the coming step costs, on inputs that all tasks share.
+
+        Args:
+            n_tasks: K.
+            method: what a step of the method costs by itself.
+        """
 
     def after_step(self) -> None:
         """Advance the state; called once a step, after the optimizer has moved."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,18 +16,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.errors import UsageError
 from mtlbench.flat import FlatParameters, Move
-from mtlbench.interfaces import Batch, Loss
+from mtlbench.interfaces import Batch, Loss, Passes
 from mtlbench.model import MultiTaskModel
 from mtlbench.views import Forward, PlainView, ShiftedView
-
-
-@dataclass
-class Passes:
-    """Passes through the trunk, and backward passes through heads alone."""
-
-    forward: int = 0
-    backward: int = 0
-    head_backward: int = 0
 
 
 class StepProblem:

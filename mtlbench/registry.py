@@ -134,13 +134,7 @@ class Registry(Generic[T]):
             UsageError: unknown name or option, or a value of the wrong type or range.
         """
         cls = self.get(spec.name)
-        hints = typing.get_type_hints(cls.__init__, include_extras=True)
-        parameters = inspect.signature(cls).parameters.values()
-        fields: dict[str, Any] = {
-            p.name: (hints[p.name], ... if p.default is p.empty else p.default)
-            for p in parameters
-            if p.kind is p.KEYWORD_ONLY
-        }
+        fields = _options(cls)
         unknown = [name for name in spec.options if name not in fields]
         if unknown:
             valid = ", ".join(fields) or "it has none"
@@ -176,6 +170,24 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:
             raise UsageError(f"{self.kind} {spec}: {error}") from error
+
+
+def _options(cls: type) -> dict[str, Any]:
+    """Annotation and default of each keyword-only argument, those behind ``**common`` included."""
+    found: dict[str, Any] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        init = vars(base)["__init__"]
+        parameters = inspect.signature(init).parameters.values()
+        hints = typing.get_type_hints(init, include_extras=True)
+        for p in parameters:
+            if p.kind is p.KEYWORD_ONLY:
+                default = ... if p.default is p.empty else p.default
+                found.setdefault(p.name, (hints[p.name], default))
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
 METHODS: Registry[WeightingMethod] = Registry(

@@ -11,19 +11,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtlbench.errors import DivergedError
+from mtlbench.errors import ContractError, DivergedError
 from mtlbench.flat import FlatParameters
 from mtlbench.interfaces import (
     Batch,
     GradientView,
     InputGroup,
     Loss,
+    Passes,
     SharpnessWrapper,
     Update,
     WeightingMethod,
+    check_update,
 )
 from mtlbench.model import MultiTaskModel
-from mtlbench.problem import Passes, StepProblem
+from mtlbench.problem import StepProblem
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.views import NonFiniteError
 
@@ -66,10 +68,14 @@ def train_step(
         optimizer: of the model's parameters.
         scale: factor on every aggregate, and on its heads where the method weights them.
         clip_norm: bound of the shared gradient's norm, after ``scale``.
+
+    Raises:
+        ContractError: a method returned anything but an update, or was built for another K.
     """
     flat = problem.flat
+    sizes = [part.stop - part.start for part in (flat.shared, *flat.heads)]
     try:
-        update = wrapper.update(problem, *(partial(_aggregate, m, scale) for m in methods))
+        update = wrapper.update(problem, *(partial(_aggregate, m, scale, sizes) for m in methods))
     except NonFiniteError as error:
         problem.undo_statistics()
         return StepReport(None, skipped=str(error))
@@ -92,9 +98,15 @@ def train_step(
     return StepReport(problem.first_losses, update.weights)
 
 
-def _aggregate(method: WeightingMethod, scale: float, view: GradientView) -> Update:
+def _aggregate(
+    method: WeightingMethod, scale: float, sizes: Sequence[int], view: GradientView
+) -> Update:
     """The method's update at the protocol's scale; unit head gradients are at it already."""
+    if method.n_tasks != view.n_tasks:
+        built = f"was built for {method.n_tasks} tasks"
+        raise ContractError(f"{method.info.name} {built}, the step has {view.n_tasks}")
     update = method.aggregate(view)
+    check_update(method.info.name, update, view, sizes)
     if scale == 1.0:
         return update
     weighted = method.info.head_policy == "weighted"

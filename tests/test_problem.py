@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from mtlbench import MultiTaskModel, StepProblem, UsageError
 from mtlbench.flat import Move
-from mtlbench.interfaces import Batch, HeadPolicy
-from mtlbench.problem import Passes, evaluation_mode
+from mtlbench.interfaces import Batch, HeadPolicy, Passes
+from mtlbench.problem import evaluation_mode
 from mtlbench.views import DenseView, NonFiniteError
 from tests.models import (
     VARIANTS,

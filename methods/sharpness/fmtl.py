@@ -8,7 +8,7 @@ from typing import ClassVar
 from pydantic import PositiveFloat
 
 from mtlbench.flat import Move
-from mtlbench.interfaces import GradientView, SharpnessInfo, SharpnessWrapper, Update
+from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
 from mtlbench.methods.sharpness._ball import length
 from mtlbench.problem import StepProblem
 from mtlbench.views import DenseView
@@ -41,6 +41,9 @@ class FMTL(SharpnessWrapper):
     def __init__(self, *, rho: PositiveFloat = 0.05, rho_head: PositiveFloat | None = None) -> None:
         super().__init__()
         self.rho, self.rho_head = rho, rho if rho_head is None else rho_head
+
+    def passes(self, n_tasks: int, method: Passes) -> Passes:
+        return Passes(method.forward + n_tasks, 2 * n_tasks)
 
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         flat, here = problem.flat, problem.view()

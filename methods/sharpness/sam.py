@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from pydantic import PositiveFloat
 
-from mtlbench.interfaces import GradientView, SharpnessInfo, SharpnessWrapper, Update
+from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
 from mtlbench.methods.sharpness._ball import length, mean_gradient
 from mtlbench.problem import StepProblem
 
@@ -35,6 +35,9 @@ class SAM(SharpnessWrapper):
     ) -> None:
         super().__init__()
         self.rho, self.blocks = rho, blocks
+
+    def passes(self, n_tasks: int, method: Passes) -> Passes:
+        return Passes(method.forward + 1, method.backward + 1, method.head_backward)
 
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         flat, here = problem.flat, problem.view()

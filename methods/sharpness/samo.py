@@ -12,7 +12,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from mtlbench.flat import Move
-from mtlbench.interfaces import GradientView, SharpnessInfo, SharpnessWrapper, Update
+from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
 from mtlbench.methods.sharpness._ball import length, mean_gradient
 from mtlbench.problem import StepProblem, evaluation_mode
 
@@ -55,6 +55,9 @@ class SAMO(SharpnessWrapper):
     ) -> None:
         super().__init__()
         self.rho, self.alpha, self.mu, self.probe = rho, alpha, mu, probe
+
+    def passes(self, n_tasks: int, method: Passes) -> Passes:
+        return Passes(method.forward + 3 * n_tasks, 1 + n_tasks)
 
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         flat, here = problem.flat, problem.view()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Lt
@@ -43,6 +43,7 @@ class DBMTL(WeightingMethod):
         backwards="per-task",
     )
     steps: Tensor
+    average: Tensor
 
     def __init__(
         self,
@@ -54,7 +55,7 @@ class DBMTL(WeightingMethod):
         super().__init__(n_tasks)
         self.beta, self.decay = beta, decay
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.average = torch.zeros(n_tasks, 0)  # (K, P) from the first step on, so not a buffer
+        self.register_buffer("average", torch.zeros(n_tasks, 0))  # (K, P) from the first step on
         self._proposed: Tensor | None = None
 
     def aggregate(self, view: GradientView) -> Update:
@@ -76,9 +77,3 @@ class DBMTL(WeightingMethod):
             self.average = self._proposed
             self.steps += 1
             self._proposed = None
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"average": self.average}
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.average = state["average"]

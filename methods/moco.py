@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated
 
 import torch
 from annotated_types import Gt, Le
@@ -48,6 +48,7 @@ class MoCo(WeightingMethod):
     )
     simplex: Tensor
     steps: Tensor
+    tracked: Tensor
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class MoCo(WeightingMethod):
         self.beta, self.gamma, self.rho, self.decay = beta, gamma, rho, decay
         self.register_buffer("simplex", torch.full((n_tasks,), 1 / n_tasks, dtype=torch.float64))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.tracked = torch.zeros(n_tasks, 0)  # (K, P) from the first step on, so not a buffer
+        self.register_buffer("tracked", torch.zeros(n_tasks, 0))  # (K, P) from the first step on
         self._proposed: tuple[Tensor, Tensor] | None = None
 
     def aggregate(self, view: GradientView) -> Update:
@@ -81,12 +82,6 @@ class MoCo(WeightingMethod):
             self.tracked, self.simplex = self._proposed
             self.steps += 1
             self._proposed = None
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"tracked": self.tracked}
-
-    def set_extra_state(self, state: Mapping[str, Any]) -> None:
-        self.tracked = state["tracked"]
 
 
 def project_simplex(v: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from mtlbench.model import MultiTaskModel
 Move = tuple[slice, Tensor, Tensor | float]
 """``(segment, direction, length)``: add ``length * direction`` to a segment of the parameters."""
 
+_ELSEWHERE = 1 << 24  # versions of shifted parameters start so far above those of any training
+
 
 class FlatParameters:
     """One contiguous buffer ``[shared | head_1 | ... | head_K]``; the model's parameters are views
@@ -45,6 +47,9 @@ class FlatParameters:
         ends = torch.tensor(sizes).cumsum(0).tolist()
         segments = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
         self.shared, self.heads = segments[0], segments[1:]
+        names = {id(p): name for name, p in model.named_parameters()}
+        self.layer_names = [names[id(p)] for p in shared]
+        """Names of the shared parameters, as the model has them."""
         self.layer_sizes = [p.numel() for p in shared]
         self.data = torch.cat([p.detach().reshape(-1) for p in self.params])
         for p, view in zip(self.params, _views(self.data, self.params), strict=True):
@@ -77,7 +82,8 @@ class FlatParameters:
         """Displace segments of the parameters; they are bit-equal again afterwards, also after an
         exception.
 
-        Graphs made before the shift, or within it, fail when they are used on the other side.
+        A graph is of use where it was made: one made before the shift fails within it and works
+        again afterwards, one made within it fails ever after.
 
         Raises:
             RuntimeError: within another shift; shifts do not nest.
@@ -89,31 +95,29 @@ class FlatParameters:
             if direction.shape != self.data[segment].shape:
                 size = tuple(direction.shape)
                 raise ValueError(f"a direction of shape {size} for parameters {segment}")
-        if self._anchored_at != self._version():
+        versions = [p._version for p in self.params]
+        if self._anchored_at != sum(versions):
             self._anchor = self._anchor.resize_as_(self.data).copy_(self.data)
+            self._anchored_at = sum(versions)
         self._shifts += 1
         self.point = self._shifts
         try:
             for segment, direction, length in moves:
                 step = torch.as_tensor(length, dtype=direction.dtype, device=direction.device)
                 torch.addcmul(self._anchor[segment], direction, step, out=self.data[segment])
-            self._invalidate_graphs()
+            self._set_versions([_ELSEWHERE + self._shifts] * len(versions))
             yield
         finally:
             for segment, _, _ in moves:
                 self.data[segment].copy_(self._anchor[segment])
-            self._invalidate_graphs()
-            self._anchored_at = self._version()
+            self._set_versions(versions)
             self.point = 0
 
-    def _version(self) -> int:
-        """Grows with every write to a parameter: the copy serves until the optimizer steps."""
-        return sum(p._version for p in self.params)
-
-    def _invalidate_graphs(self) -> None:
+    def _set_versions(self, versions: Sequence[int]) -> None:
         # Writing through the buffer bypasses autograd's version counters: without this, a backward
-        # pass through a graph made at the other point would silently mix the two.
-        torch.autograd.graph.increment_version(self.params)
+        # pass through a graph made at another point would silently mix the two. Each shift has a
+        # version of its own; the parameters are bit-equal after it, so their old one is true again.
+        torch._C._autograd._unsafe_set_version_counter(tuple(self.params), tuple(versions))
 
     def scale_layers_(self, direction: Tensor, factors: Tensor) -> Tensor:
         """Multiply each shared tensor's part of ``direction`` (P,) by its entry of ``factors``."""

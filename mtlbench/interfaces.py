@@ -212,6 +212,14 @@ class _Stateful(_Checked, nn.Module):
         for name, value in state.items():
             getattr(self, name).load_state_dict(value)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A buffer that is empty until the first step takes the shape of what is loaded."""
+        for name, buffer in self.named_buffers(recurse=False):
+            if not buffer.numel() and prefix + name in state_dict:
+                saved = state_dict[prefix + name]
+                setattr(self, name, buffer.new_empty(saved.shape, dtype=saved.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 class WeightingMethod(_Stateful, ABC):
     """Turns the K task gradients of a step into one update.
@@ -225,6 +233,8 @@ class WeightingMethod(_Stateful, ABC):
     """
 
     info: ClassVar[MethodInfo]
+    at: GramianPoint = "shared"
+    """Where the gradients are taken that the weights are solved from."""
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
@@ -311,8 +321,12 @@ class SharpnessWrapper(_Stateful, ABC):
     """Changes where each task's gradient is taken, for any weighting method."""
 
     info: ClassVar[SharpnessInfo]
-    parts: ClassVar[int] = 1
+    parts: int = 1
     """Gradient families that are aggregated apart, each with its own copy of the method."""
+    expects: tuple[Claim, ...] = ()
+    """What a method should claim for this wrapper to do what it is meant to."""
+    common_point: bool = True
+    """Whether all gradients are taken at one point, and so have a common trunk output."""
 
     @abstractmethod
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:

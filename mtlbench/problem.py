@@ -101,27 +101,35 @@ class StepProblem:
         stacked = torch.stack([losses[name] for name in wanted])
         return Forward(stacked, [features[name] for name in wanted], opaque)
 
-    def view(self, losses: Tensor | None = None) -> PlainView:
+    def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
         """Gradients at the present point.
 
         Args:
             losses: what the view shows as its losses; those of the present point by default. A
                 wrapper that has moved the parameters passes the losses of the unperturbed point.
+            keep: whether the view answers further questions after :meth:`GradientView.combine`
+                without another forward pass, at the price of its graph's memory.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite.
         """
-        return PlainView(self, losses)
+        return PlainView(self, losses, keep=keep)
 
-    def view_at(self, losses: Tensor, move: Callable[[int], Sequence[Move]]) -> ShiftedView:
+    def view_at(
+        self,
+        losses: Tensor,
+        move: Callable[[int], Sequence[Move]],
+        base: PlainView | None = None,
+    ) -> ShiftedView:
         """Gradients each taken at a point of its own.
 
         Args:
             losses: losses at the unperturbed point, (K,).
             move: task index to the displacement of that task's point; called once a task, when it
                 is needed.
+            base: a view whose rows are subtracted from those of the shared parameters.
         """
-        return ShiftedView(self, losses, move)
+        return ShiftedView(self, losses, move, base)
 
     @torch.no_grad()
     def evaluate(self, only: Sequence[str] | None = None) -> Tensor:

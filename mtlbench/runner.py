@@ -30,6 +30,7 @@ from mtlbench.results import (
     Store,
     write_atomically,
 )
+from mtlbench.step import build_pair
 from mtlbench.trainer import Trainer, seeded
 
 PACKAGES = ("torch", "torchvision", "torch-geometric", "torchmetrics", "numpy", "scipy", "cvxpy")
@@ -107,8 +108,7 @@ def prepare(spec: RunSpec) -> Run:
     method, sharpness = Spec.parse(spec.method), Spec.parse(spec.sharpness or SHARPNESS.default)
     method_class, method_options = METHODS.resolve(method)
     sharpness_class, sharpness_options = SHARPNESS.resolve(sharpness)
-    METHODS.build(method, len(task.info.objectives))
-    SHARPNESS.build(sharpness)
+    build_pair(method, sharpness, len(task.info.objectives))
     device = pick_device(spec.device)
     identity = RunIdentity(
         task=task.info.name,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from mtlbench.errors import ContractError, DivergedError
+from mtlbench.errors import ContractError, DivergedError, UsageError
 from mtlbench.flat import FlatParameters
 from mtlbench.interfaces import (
     Batch,
@@ -28,6 +29,8 @@ from mtlbench.model import MultiTaskModel
 from mtlbench.problem import StepProblem
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.views import NonFiniteError
+
+logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -124,6 +127,41 @@ def _write(flat: FlatParameters, update: Update, clip_norm: float | None) -> Non
         shared.mul_((clip_norm / shared.norm()).clamp(max=1.0))
 
 
+def build_pair(
+    method: str | Spec, sharpness: str | Spec | None, n_tasks: int
+) -> tuple[list[WeightingMethod], SharpnessWrapper]:
+    """A wrapper and as many copies of a method as it has parts.
+
+    Logs a warning if the wrapper expects what the method does not claim.
+
+    Args:
+        method: name and options.
+        sharpness: name and options; None for the wrapper that changes nothing.
+        n_tasks: K.
+
+    Raises:
+        UsageError: an unknown name or a bad option, or the two do not go together.
+    """
+    wrapper = SHARPNESS.build(SHARPNESS.default if sharpness is None else sharpness)
+    methods = [METHODS.build(method, n_tasks) for _ in range(wrapper.parts)]
+    info, name = methods[0].info, wrapper.info.name
+    if methods[0].at == "representation" and not wrapper.common_point:
+        raise UsageError(
+            f"{info.name}:at=representation needs gradients at one point, {name} takes each task's "
+            "at a point of its own; use at=shared"
+        )
+    missing = [claim for claim in wrapper.expects if claim not in info.claims]
+    if missing:
+        logger.warning(
+            "%s expects a method with %s, which %s does not claim: see the docstring of %s",
+            name,
+            ", ".join(missing),
+            info.name,
+            type(wrapper).__name__,
+        )
+    return methods, wrapper
+
+
 class Stepper:
     """Any weighting method with any sharpness wrapper, for a training loop of one's own.
 
@@ -160,9 +198,8 @@ class Stepper:
     ) -> None:
         self.model, self.optimizer, self.clip_norm = model, optimizer, clip_norm
         self.objectives = list(model.heads) if objectives is None else list(objectives)
+        self.methods, self.wrapper = build_pair(method, sharpness, len(self.objectives))
         K = len(self.objectives)
-        self.wrapper = SHARPNESS.build(SHARPNESS.default if sharpness is None else sharpness)
-        self.methods = [METHODS.build(method, K) for _ in range(self.wrapper.parts)]
         to_sum = gradient_scale == "sum" and self.methods[0].info.scale == "mean"
         self.scale = float(K) if to_sum else 1.0
         self.flat = FlatParameters(model, self.objectives)

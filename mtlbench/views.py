@@ -61,15 +61,21 @@ class DenseView(GradientView):
 
 
 def _product(w: Tensor, jacobian: Tensor, grads: Sequence[Tensor], heads: HeadPolicy) -> Update:
-    own = list(grads) if heads == "unit" else [w_k * h for w_k, h in zip(w, grads, strict=True)]
-    return Update(w.to(jacobian) @ jacobian, own, w)
+    return Update(w.to(jacobian) @ jacobian, _scaled(grads, w, heads), w)
+
+
+def _scaled(grads: Sequence[Tensor], w: Tensor, heads: HeadPolicy) -> list[Tensor]:
+    """Head gradients as the policy has them."""
+    return list(grads) if heads == "unit" else [w_k * h for w_k, h in zip(w, grads, strict=True)]
 
 
 class PlainView(GradientView):
     """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
 
-    def __init__(self, problem: StepProblem, losses: Tensor | None = None) -> None:
-        self._problem, self._point = problem, problem.flat.point
+    def __init__(
+        self, problem: StepProblem, losses: Tensor | None = None, *, keep: bool = False
+    ) -> None:
+        self._problem, self._point, self._keep = problem, problem.flat.point, keep
         self._graph: Forward | None = problem.forward()
         self._opaque = self._graph.opaque
         here = self._graph.losses.detach()
@@ -80,6 +86,8 @@ class PlainView(GradientView):
         self.losses = here if losses is None else losses
         self.generator = problem.generator
         self._rows: GradientRows | None = None
+        self._one: GradientRows | None = None
+        self._in_one = -1
         self._representation: tuple[Tensor, list[Tensor]] | None = None
 
     def _take_graph(self, *, keep: bool) -> Forward:
@@ -87,7 +95,7 @@ class PlainView(GradientView):
         if self._problem.flat.point != self._point:
             raise RuntimeError("a gradient view was used after the parameters left its point")
         graph = self._problem.forward() if self._graph is None else self._graph
-        self._graph = graph if keep else None
+        self._graph = graph if keep or self._keep else None
         return graph
 
     def _dense(self) -> GradientRows:
@@ -98,8 +106,22 @@ class PlainView(GradientView):
                 rows.bind(k)
                 losses[k].backward(retain_graph=k < K - 1)
             self._problem.passes.backward += K
-            self._rows = rows
+            self._rows, self._graph = rows, None
         return self._rows
+
+    def row(self, k: int) -> tuple[Tensor, Tensor]:
+        """Gradient of loss k alone, (P,), and of its head: one backward pass, in a buffer that the
+        next row overwrites; no pass where the Jacobian is known."""
+        if self._rows is not None:
+            return self._rows.rows[k], self._rows.heads[k]
+        if self._one is None:
+            self._one = self._problem.flat.rows(1)
+        if self._in_one != k:
+            self._one.zero_().bind()
+            self._take_graph(keep=True).losses[k].backward(retain_graph=True)
+            self._problem.passes.backward += 1
+            self._in_one = k
+        return self._one.rows[0], self._one.heads[k]
 
     def _at_representation(self) -> tuple[Tensor, list[Tensor]]:
         """``(K, R)`` gradients at the trunk's output, and the heads' gradients."""
@@ -148,7 +170,8 @@ class PlainView(GradientView):
             return _product(w, self.jacobian(), self.head_grads(), heads)
         rows = flat.rows(1)
         rows.bind()
-        (w * self._take_graph(keep=False).losses).sum().backward()
+        total = (w * self._take_graph(keep=False).losses).sum()
+        total.backward(retain_graph=self._keep)
         self._problem.passes.backward += 1
         return Update(rows.rows[0], rows.heads, w)
 
@@ -161,24 +184,32 @@ class PlainView(GradientView):
         rows = self._problem.flat.rows(1)
         rows.bind()
         torch.autograd.backward(
-            features, [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)]
+            features,
+            [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)],
+            retain_graph=self._keep,
         )
         self._problem.passes.backward += 1
-        scaled = own if heads == "unit" else [w_k * h for w_k, h in zip(w, own, strict=True)]
-        return Update(rows.rows[0], scaled, w)
+        return Update(rows.rows[0], _scaled(own, w, heads), w)
 
 
 class ShiftedView(GradientView):
-    """Row k is the gradient of loss k where ``move(k)`` leads; kept only if asked for."""
+    """Row k is the gradient of loss k where ``move(k)`` leads, less the gradient that ``base`` has
+    of it, if there is one; kept only if asked for."""
 
     def __init__(
-        self, problem: StepProblem, losses: Tensor, move: Callable[[int], Sequence[Move]]
+        self,
+        problem: StepProblem,
+        losses: Tensor,
+        move: Callable[[int], Sequence[Move]],
+        base: PlainView | None = None,
     ) -> None:
-        self._problem, self._move = problem, move
+        self._problem, self._move, self._base = problem, move, base
         self.losses, self.generator = losses, problem.generator
         self._rows: GradientRows | None = None
+        self._heads: Sequence[Tensor] | None = None
 
     def _differentiate(self, k: int, rows: GradientRows, row: int) -> None:
+        """Add row k to ``rows.rows[row]``, and its head's gradient to ``rows.heads[k]``."""
         problem = self._problem
         with problem.flat.shifted(*self._move(k)):
             rows.bind(row)
@@ -186,19 +217,22 @@ class ShiftedView(GradientView):
             if loss.requires_grad:
                 loss.sum().backward()
         problem.passes.backward += 1
+        if self._base is not None:
+            rows.rows[row].sub_(self._base.row(k)[0])
 
     def _dense(self) -> GradientRows:
         if self._rows is None:
             self._rows = self._problem.flat.rows(self.n_tasks)
             for k in range(self.n_tasks):
                 self._differentiate(k, self._rows, k)
+            self._heads = self._rows.heads
         return self._rows
 
     def jacobian(self) -> Tensor:
         return self._dense().jacobian
 
     def head_grads(self) -> Sequence[Tensor]:
-        return self._dense().heads
+        return self._dense().heads if self._heads is None else self._heads
 
     def representation_jacobian(self) -> Tensor:
         raise UsageError("gradients at K points have no common trunk output; use at='shared'")
@@ -212,10 +246,8 @@ class ShiftedView(GradientView):
             one.rows[0].zero_()
             self._differentiate(k, one, 0)
             total.addcmul_(one.rows[0], w[k])
-        own = (
-            one.heads if heads == "unit" else [w_k * h for w_k, h in zip(w, one.heads, strict=True)]
-        )
-        return Update(total, own, w)
+        self._heads = one.heads
+        return Update(total, _scaled(one.heads, w, heads), w)
 
 
 def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:

@@ -136,27 +136,50 @@ def test_a_shift_after_the_optimizer_moved_restores_to_there(flat: FlatParameter
     assert torch.equal(flat.data, moved)
 
 
+def _graph(model: MultiTaskModel) -> Tensor:
+    torch.manual_seed(0)
+    return torch.stack(plain_forward(model, single_batch())).sum()
+
+
 @pytest.mark.parametrize(
-    ("made", "used"), [("before", "within"), ("before", "after"), ("within", "after")]
+    ("made", "used"),
+    [("before", "within"), ("within", "after"), ("within", "next"), ("before", "stepped")],
 )
 def test_a_stale_graph_raises(
     model: MultiTaskModel, flat: FlatParameters, made: str, used: str
 ) -> None:
-    def graph() -> Tensor:
-        return torch.stack(plain_forward(model, single_batch())).sum()
-
     def use() -> None:
         with pytest.raises(RuntimeError, match="modified by an inplace operation"):
             loss.backward()
 
-    loss = graph()
+    loss = _graph(model)
     with flat.shifted(_random_move(flat, flat.shared)):
         if made == "within":
-            loss = graph()
+            loss = _graph(model)
         if used == "within":
             use()
     if used == "after":
         use()
+    with flat.shifted(_random_move(flat, flat.shared)):
+        if used == "next":
+            use()
+    if used == "stepped":
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+        for p in flat.params:
+            p.data.add_(1.0)
+        torch.autograd.graph.increment_version(flat.params)
+        use()
+
+
+def test_a_graph_is_of_use_again_where_it_was_made(
+    model: MultiTaskModel, flat: FlatParameters
+) -> None:
+    expected = torch.autograd.grad(_graph(model), flat.shared_params)
+    loss = _graph(model)
+    for _ in range(2):
+        with flat.shifted(_random_move(flat, flat.shared)):
+            _graph(model).backward()
+    assert all(map(torch.equal, torch.autograd.grad(loss, flat.shared_params), expected))
 
 
 def test_rows_are_allocated_once_and_never_shared_within_a_step(flat: FlatParameters) -> None:

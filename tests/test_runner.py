@@ -15,6 +15,7 @@ import torch
 
 import mtlbench
 from mtlbench.errors import DataError, UsageError
+from mtlbench.registry import SHARPNESS, Spec
 from mtlbench.results import RunRecord, Store
 from mtlbench.runner import Run, RunSpec, command, execute, prepare
 from mtlbench.trainer import WARM_UP_STEPS
@@ -176,7 +177,8 @@ def test_what_a_record_says(shared: Path) -> None:
     assert identity.task_options == {"fault": None, "at": 1, "once": ""}
     assert (identity.protocol, identity.protocol_version, identity.epochs) == ("mini", 1, EPOCHS)
     assert identity.method_options == {"lr": 1e-3}
-    assert identity.sharpness_options == {"rho": 0.05, "alpha": 0.5, "mu": 0.01, "probe": "train"}
+    assert identity.sharpness_options == SHARPNESS.resolve(Spec("samo"))[1]
+    assert identity.sharpness_options["rho"] == 0.05
     assert record.titles == ("UW", "SAMO")
     assert (record.role, record.plain) == ("method", False)
     assert set(record.scores()) == set(record.scores("train", "last")) == set(metric_names())

@@ -1,11 +1,53 @@
-"""What the wrappers share: steps of a given length, and the mean gradient."""
+"""What the wrappers share: perturbations of a given length, and the mean gradient."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mtlbench.flat import FlatParameters, Move
 from mtlbench.interfaces import GradientView, Update
+
+Block = tuple[slice, Tensor]
+"""A segment of the parameters and a direction in it."""
+
+
+@dataclass(frozen=True)
+class Ball:
+    r"""Perturbations of length :math:`\rho` along a direction d.
+
+    With ``adaptive`` the length is measured relative to the parameters, as in `"ASAM: Adaptive
+    Sharpness-Aware Minimization for Scale-Invariant Learning of Deep Neural Networks"
+    <https://arxiv.org/abs/2102.11600>`_:
+
+    .. math:: \epsilon = \rho \, \frac{d}{\lVert d \rVert} \quad \text{or} \quad
+        \epsilon = \rho \, \frac{\theta^2 d}{\lVert \, |\theta| \, d \, \rVert}
+    """
+
+    rho: float
+    adaptive: bool = False
+
+    def moves(self, flat: FlatParameters, *blocks: Block, apart: bool = False) -> list[Move]:
+        """One perturbation over all blocks together; a direction of zero moves nothing.
+
+        Args:
+            flat: at the point that is perturbed.
+            blocks: what moves whereto.
+            apart: a perturbation of length rho for each block instead.
+        """
+        if apart:
+            return [move for block in blocks for move in self.moves(flat, block)]
+        if self.adaptive:
+            return self._adaptive_moves(flat, blocks)
+        factor = length(torch.stack([d.norm() for _, d in blocks]), self.rho)
+        return [(segment, d, factor) for segment, d in blocks]
+
+    def _adaptive_moves(self, flat: FlatParameters, blocks: tuple[Block, ...]) -> list[Move]:
+        scaled = [(segment, flat.data[segment].abs().mul_(d)) for segment, d in blocks]
+        factor = length(torch.stack([d.norm() for _, d in scaled]), self.rho)
+        return [(segment, d.mul_(flat.data[segment].abs()), factor) for segment, d in scaled]
 
 
 def length(direction: Tensor, rho: float) -> Tensor:

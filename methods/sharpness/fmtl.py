@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import Literal
 
+import torch
 from pydantic import PositiveFloat
+from torch import Tensor
 
+from mtlbench.errors import UsageError
 from mtlbench.flat import Move
 from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.methods.sharpness._ball import length
+from mtlbench.methods.sharpness._ball import Ball
 from mtlbench.problem import StepProblem
-from mtlbench.views import DenseView
+from mtlbench.views import DenseView, PlainView, ShiftedView
+
+Aggregate = Callable[[GradientView], Update]
 
 
 class FMTL(SharpnessWrapper):
@@ -27,37 +32,74 @@ class FMTL(SharpnessWrapper):
     where A is the weighting method, with a state of its own for each part. Head k gets
     :math:`g_k^{h, SAM}`, whatever the method's head policy.
 
-    The flat rows are orders of magnitude smaller than the loss rows: a method that is not
-    scale-equivariant (FairGrad, Nash-MTL) blows their part up.
+    The flat rows are orders of magnitude smaller than the loss rows: a method that does not claim
+    ``scaling`` (FairGrad, Nash-MTL) blows their part up, and a warning says so. Two other values of
+    ``flatness``, not the paper's, avoid that.
+
+    Costs K forward and 2 K backward passes; one backward pass more under a method that asks for no
+    Jacobian, which then needs no memory for its rows.
 
     Args:
         rho: length of the trunk's perturbation.
         rho_head: length of a head's perturbation; ``rho`` by default.
+        direct: the paper's ablation without the split: :math:`d = A(g_1^{SAM}..g_K^{SAM})`.
+        flatness: "own" solves for the flat rows by themselves; "reused" gives them the weights of
+            the losses' rows; "rescaled" solves for them at the size of the losses' rows.
+        adaptive: lengths relative to the parameters, see :class:`Ball`.
     """
 
     info = SharpnessInfo(name="fmtl", title="F-MTL", year=2022, arxiv="2211.13723")
-    parts: ClassVar[int] = 2
+    common_point = False
 
-    def __init__(self, *, rho: PositiveFloat = 0.05, rho_head: PositiveFloat | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        rho: PositiveFloat = 0.05,
+        rho_head: PositiveFloat | None = None,
+        direct: bool = False,
+        flatness: Literal["own", "reused", "rescaled"] = "own",
+        adaptive: bool = False,
+    ) -> None:
         super().__init__()
-        self.rho, self.rho_head = rho, rho if rho_head is None else rho_head
+        self.ball = Ball(rho, adaptive)
+        self.head_ball = Ball(rho if rho_head is None else rho_head, adaptive)
+        self.direct, self.flatness = direct, flatness
+        self.parts = 1 if direct or flatness == "reused" else 2
+        self.expects = ("scaling",) if not direct and flatness == "own" else ()
 
     def passes(self, n_tasks: int, method: Passes) -> Passes:
-        return Passes(method.forward + n_tasks, 2 * n_tasks)
+        of_losses = method.backward == 1 and not self.direct
+        return Passes(method.forward + n_tasks, 2 * n_tasks + of_losses)
 
-    def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
-        flat, here = problem.flat, problem.view()
-        J, own = here.jacobian(), here.head_grads()
+    def update(self, problem: StepProblem, *aggregate: Aggregate) -> Update:
+        flat, here = problem.flat, problem.view(keep=True)
 
         def move(k: int) -> Sequence[Move]:
-            return (
-                (flat.shared, J[k], length(J[k], self.rho)),
-                (flat.heads[k], own[k], length(own[k], self.rho_head)),
-            )
+            own, head = here.row(k)
+            trunk = self.ball.moves(flat, (flat.shared, own))
+            return [*trunk, *self.head_ball.moves(flat, (flat.heads[k], head))]
 
-        sharp = problem.view_at(here.losses, move)
-        flatness = sharp.jacobian().sub_(J)
-        heads = sharp.head_grads()
+        if self.direct:
+            sharp = problem.view_at(here.losses, move)
+            update = aggregate[0](sharp)
+            return Update(update.shared, sharp.head_grads(), update.weights)
         loss_part = aggregate[0](here)
-        flat_part = aggregate[1](DenseView(here.losses, flatness, heads, problem.generator))
-        return Update(loss_part.shared + flat_part.shared, heads)
+        flat_rows = problem.view_at(here.losses, move, base=here)
+        flat_part = self._flat_part(flat_rows, here, loss_part, aggregate[-1])
+        return Update(loss_part.shared + flat_part, flat_rows.head_grads())
+
+    def _flat_part(
+        self, rows: ShiftedView, here: PlainView, loss_part: Update, aggregate: Aggregate
+    ) -> Tensor:
+        """The flat rows' share of the shared gradient, (P,)."""
+        if self.flatness == "own":
+            return aggregate(rows).shared
+        if self.flatness == "reused":
+            if loss_part.weights is None:
+                raise UsageError("fmtl:flatness=reused needs a method that works by weights")
+            return rows.combine(loss_part.weights).shared
+        loss_size = here.jacobian().norm()
+        size = rows.jacobian().norm() / loss_size
+        size = torch.where(size > 0, size, 1.0)
+        view = DenseView(here.losses, rows.jacobian() / size, rows.head_grads(), here.generator)
+        return size * aggregate(view).shared

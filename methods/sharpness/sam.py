@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from pydantic import PositiveFloat
 
 from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.methods.sharpness._ball import length, mean_gradient
+from mtlbench.methods.sharpness._ball import Ball, mean_gradient
 from mtlbench.problem import StepProblem
 
 
@@ -26,15 +25,20 @@ class SAM(SharpnessWrapper):
         rho: length of the perturbation.
         blocks: "joint" perturbs trunk and heads by one vector of length rho; "separate" gives the
             trunk and each head a perturbation of length rho of its own.
+        adaptive: lengths relative to the parameters, see :class:`Ball`.
     """
 
     info = SharpnessInfo(name="sam", title="SAM", year=2021, arxiv="2010.01412")
 
     def __init__(
-        self, *, rho: PositiveFloat = 0.05, blocks: Literal["joint", "separate"] = "joint"
+        self,
+        *,
+        rho: PositiveFloat = 0.05,
+        blocks: Literal["joint", "separate"] = "joint",
+        adaptive: bool = False,
     ) -> None:
         super().__init__()
-        self.rho, self.blocks = rho, blocks
+        self.ball, self.apart = Ball(rho, adaptive), blocks == "separate"
 
     def passes(self, n_tasks: int, method: Passes) -> Passes:
         return Passes(method.forward + 1, method.backward + 1, method.head_backward)
@@ -42,10 +46,6 @@ class SAM(SharpnessWrapper):
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         flat, here = problem.flat, problem.view()
         mean = mean_gradient(here)
-        segments, directions = [flat.shared, *flat.heads], [mean.shared, *mean.heads]
-        lengths = [length(d, self.rho) for d in directions]
-        if self.blocks == "joint":
-            norms = torch.stack([d.norm() for d in directions])
-            lengths = [length(norms, self.rho)] * len(directions)
-        with flat.shifted(*zip(segments, directions, lengths, strict=True)):
+        blocks = zip([flat.shared, *flat.heads], [mean.shared, *mean.heads], strict=True)
+        with flat.shifted(*self.ball.moves(flat, *blocks, apart=self.apart)):
             return aggregate[0](problem.view(losses=here.losses))

@@ -38,8 +38,8 @@ def test_every_task_has_a_point_of_its_own() -> None:
 
 
 def test_heads_move_by_rho_where_nothing_else_is_said() -> None:
-    assert FMTL(rho=0.3).rho_head == 0.3
-    assert FMTL(rho=0.3, rho_head=0.1).rho_head == 0.1
+    assert FMTL(rho=0.3).head_ball.rho == 0.3
+    assert FMTL(rho=0.3, rho_head=0.1).head_ball.rho == 0.1
 
 
 def test_the_two_families_are_apart_and_add_up_to_the_sharp_gradients() -> None:
@@ -58,7 +58,7 @@ def test_the_two_families_are_apart_and_add_up_to_the_sharp_gradients() -> None:
 
 def test_each_part_has_a_method_of_its_own() -> None:
     stepper = make_stepper(tiny_model(), "mgda", "fmtl")
-    assert len(stepper.methods) == FMTL.parts == 2
+    assert len(stepper.methods) == stepper.wrapper.parts == 2
     assert stepper.methods[0] is not stepper.methods[1]
 
 

@@ -19,6 +19,7 @@ from rich.table import Table
 
 from mtlbench import leaderboard as boards
 from mtlbench import report
+from mtlbench import toy as two_losses
 from mtlbench.bench import bench_app
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
@@ -161,6 +162,23 @@ def leaderboard(
     if plot:
         for board in built.values():
             report.plot(board, out / f"{board.task}.png")
+
+
+@app.command()
+def toy(out: Out = Path("toy")) -> None:
+    """Draw where methods and wrappers lead on two quadratic losses in the plane."""
+    check_writable(out)
+    plan = two_losses.Plan.read()
+    ways = two_losses.trajectories(plan)
+    boards.write_csv(ways, out / "toy.csv")
+    two_losses.plot(ways, plan, out / "toy.png")
+    ends = two_losses.summary(ways)
+    table = Table(*ends.columns, title="means over the last 50 steps")
+    for row in ends.itertuples(index=False):
+        table.add_row(*(value if isinstance(value, str) else f"{value:.4f}" for value in row))
+    console.print(table)
+    for name in ("toy.csv", "toy.png"):
+        _say(f"wrote {out / name}")
 
 
 def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> list[RunRecord]:

@@ -1,4 +1,4 @@
-"""The sharpness ablation: the parts of SAMO and its cheap variants, with three methods, on two tasks.
+"""The ablation: the parts of SAMO and its cheap variants, with three methods, on two tasks.
 
     python leaderboards/ablation/ablation.py --jobs 2
 

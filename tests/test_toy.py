@@ -1,0 +1,62 @@
+"""Two quadratic losses in the plane."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from mtlbench import toy
+from mtlbench.cli import main
+
+SOLUTION = (2 / 3, 1 / 3)
+"""Where the gradients of f1 and f2 cancel: 2 (x1 - 2) + x1 + 2 = 0, x2 + 1 + 2 (x2 - 1) = 0."""
+
+
+Ends = dict[str, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def ends() -> Ends:
+    rows = toy.summary(toy.trajectories(toy.Plan.read())).to_dict("records")
+    return {str(row.pop("cell")): {str(k): float(v) for k, v in row.items()} for row in rows}
+
+
+def test_the_losses_are_the_reports() -> None:
+    for x1, x2 in [(0.0, 0.0), (1.5, -0.5), (-5.0, 3.0)]:
+        x = torch.tensor([x1, x2])
+        assert float(toy.loss("f1", x, x)) == pytest.approx((x1 - 2) ** 2 + 0.5 * (x2 + 1) ** 2)
+        assert float(toy.loss("f2", x, x)) == pytest.approx(0.5 * (x1 + 2) ** 2 + (x2 - 1) ** 2)
+
+
+def test_gradients_are_opposite_on_the_pareto_set() -> None:
+    for point in toy.pareto_set(5)[1:-1]:
+        x = torch.tensor(point, requires_grad=True)
+        first, second = (torch.autograd.grad(toy.loss(f, x, x), x)[0] for f in ("f1", "f2"))
+        cosine = torch.nn.functional.cosine_similarity(first, second, dim=0)
+        assert float(cosine) == pytest.approx(-1)
+
+
+def test_the_sum_of_the_losses_is_minimised(ends: Ends) -> None:
+    assert (ends["ls"]["x1"], ends["ls"]["x2"]) == pytest.approx(SOLUTION, abs=1e-6)
+
+
+def test_one_perturbation_for_all_circles_the_solution_and_one_a_task_moves_it(ends: Ends) -> None:
+    away = {c: np.hypot(e["x1"] - SOLUTION[0], e["x2"] - SOLUTION[1]) for c, e in ends.items()}
+    assert away["ls x sam:rho=0.5"] < 0.01
+    assert ends["ls x sam:rho=0.5"]["scatter"] > 0.01
+    assert away["ls x lsam:rho=0.5"] > 0.1
+    assert ends["ls x lsam:rho=0.5"]["scatter"] < 1e-6
+    assert away["ls x fmtl:rho=0.5"] == pytest.approx(away["ls x lsam:rho=0.5"])
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["toy", "--out", str(tmp_path / "new")]) == 0
+    plan, written = toy.Plan.read(), pd.read_csv(tmp_path / "new" / "toy.csv")
+    cells = {str(cell) for panel in plan.panels for cell in panel.cells}
+    assert set(written["cell"]) == cells
+    assert len(written) == len(cells) * (plan.steps + 1)
+    assert (tmp_path / "new" / "toy.png").read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert all(cell in printed for cell in cells)

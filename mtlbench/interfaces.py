@@ -9,23 +9,25 @@ J^\top` (K, K).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, validate_call
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mtlbench.errors import ContractError
+from mtlbench.errors import ContractError, UsageError
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from mtlbench.model import MultiTaskModel
     from mtlbench.problem import StepProblem
+    from mtlbench.standin import Recipe
 
 HeadPolicy = Literal["unit", "weighted"]
 GramianPoint = Literal["shared", "representation"]
@@ -419,6 +421,38 @@ class TaskInfo:
     source: str
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Something wrong with a data set on disk.
+
+    Args:
+        file: the file or folder.
+        what: what is wrong with it, and what was expected.
+    """
+
+    file: Path
+    what: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One panel of ``mtlbench show``.
+
+    Args:
+        title: above the panel.
+        values: (H, W, 3) from 0 to 1 for "rgb", (H, W) for the others; NaN (or a negative label) is
+            left white.
+        kind: how it is coloured: "labels" by class, "heat" by size, "error" by size from 0.
+        limits: of the colours of "heat" and "error", number of classes of "labels" as ``(0, n)``;
+            the values' own if None.
+    """
+
+    title: str
+    values: NDArray[Any]
+    kind: Literal["rgb", "labels", "heat", "error"]
+    limits: tuple[float, float] | None = None
+
+
 class Task(_Checked, ABC):
     """A benchmark: data, networks, losses and meters. Nothing in it knows how it is optimised.
 
@@ -435,6 +469,8 @@ class Task(_Checked, ABC):
     """Names the data in every row, e.g. ``"MNIST, 5,000 embedded images"``."""
     stand_in: bool = False
     """Whether the data only stands in for the data set that the task is named after."""
+    recipe: ClassVar[Recipe | None] = None
+    """How stand-in data is generated, for ``mtlbench data make``; None if none is."""
 
     def __init__(self, protocol: Protocol, data: Path | None = None) -> None:
         self.protocol = protocol
@@ -467,6 +503,26 @@ class Task(_Checked, ABC):
             Name to two callables without arguments that do the same work: ours, the yardstick's.
         """
         return {}
+
+    @classmethod
+    def verify(cls, data: Path) -> Iterator[Fault]:
+        """Check a folder of the data set completely: what is wrong where, all of it.
+
+        Raises:
+            UsageError: the task reads no folder.
+        """
+        raise UsageError(f"task {cls.info.name!r} reads no folder")
+
+    def pictures(
+        self, group: InputGroup, predictions: Mapping[str, Any] | None
+    ) -> Sequence[Sequence[Picture]]:
+        """Inputs and targets of a batch to look at, a row a sample; with predictions and their
+        errors where there are any.
+
+        Raises:
+            UsageError: there is nothing to look at.
+        """
+        raise UsageError(f"task {self.info.name!r} has no pictures")
 
     def selection_score(self, metrics: Mapping[str, float]) -> float:
         """Higher is better: the mean over the metrics of ``+-metric / scale``."""

@@ -18,7 +18,8 @@ from mtlbench.runner import Run, RunSpec
 from mtlbench.sweep import grid, sweep, unfinished
 
 HERE = Path(__file__).parent
-EPOCHS = {"qm9": 30, "multimnist": 8}
+EPOCHS = {"qm9": 20, "multimnist": 5}
+TUNING_EPOCHS = {"qm9": 30, "multimnist": 5}
 METHODS = ("ls", "mgda", "fairgrad")
 WRAPPERS = (
     "sam",
@@ -61,7 +62,7 @@ def score(record: RunRecord) -> float:
 def chosen(task: str, jobs: int) -> list[str]:
     """Every wrapper with the best of the grid's radii."""
     radii = TASKS.get(task).info.protocols[0].rho
-    base = RunSpec(task, "", epochs=EPOCHS[task], device="cpu")
+    base = RunSpec(task, "", epochs=TUNING_EPOCHS[task], device="cpu")
     folder, best = HERE / "tuning", []
     candidates = [[with_rho(w, rho) for rho in radii] for w in WRAPPERS]
     flat = [text for texts in candidates for text in texts]

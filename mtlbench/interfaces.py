@@ -198,7 +198,9 @@ class _Checked:
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
-            check = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+            check = validate_call(
+                config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+            )
             cls.__init__ = check(cls.__init__)  # type: ignore[method-assign]
 
 
@@ -296,6 +298,9 @@ def check_update(name: str, update: Any, view: GradientView, sizes: Sequence[int
     if not isinstance(update, Update):
         kind = type(update).__name__
         raise ContractError(f"{name}: aggregate() must return an Update, not {kind}")
+    if not isinstance(update.heads, Sequence):
+        kind = type(update.heads).__name__
+        raise ContractError(f"{name}: aggregate() must return a sequence of heads, not {kind}")
     if len(update.heads) != len(sizes) - 1:
         heads = f"{len(sizes) - 1} head gradients, not {len(update.heads)}"
         raise ContractError(f"{name}: aggregate() must return {heads}")
@@ -317,6 +322,12 @@ class SharpnessInfo:
     year: int = 0
     arxiv: str = ""
     identity: bool = False
+
+
+PlainStep = Callable[
+    ["MultiTaskModel", Optimizer, WeightingMethod, Batch, Loss], Callable[[], object]
+]
+"""Makes a training step of its own from a network, its optimizer, a method, a batch and a loss."""
 
 
 class SharpnessWrapper(_Stateful, ABC):
@@ -345,6 +356,10 @@ class SharpnessWrapper(_Stateful, ABC):
 
     def after_step(self) -> None:
         """Advance the state; called once a step, after the optimizer has moved."""
+
+    def yardsticks(self) -> Mapping[str, PlainStep]:
+        """Other implementations of this wrapper's step, for ``mtlbench bench step``, by name."""
+        return {}
 
 
 # ------------------------------------------------------------------------------------ tasks

@@ -13,11 +13,11 @@ import pkgutil
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import SharpnessWrapper, Task, WeightingMethod
@@ -134,14 +134,13 @@ class Registry(Generic[T]):
             UsageError: unknown name or option, or a value of the wrong type or range.
         """
         cls = self.get(spec.name)
-        fields = _options(cls)
-        unknown = [name for name in spec.options if name not in fields]
+        model = _options(cls)
+        unknown = [name for name in spec.options if name not in model.model_fields]
         if unknown:
-            valid = ", ".join(fields) or "it has none"
+            valid = ", ".join(model.model_fields) or "it has none"
             raise UsageError(
                 f"{self.kind} {spec.name!r} has no option {unknown[0]!r}; valid: {valid}"
             )
-        model = create_model("Options", __config__=ConfigDict(protected_namespaces=()), **fields)
         try:
             options = model(**spec.options).model_dump()
         except ValidationError as error:
@@ -172,8 +171,9 @@ class Registry(Generic[T]):
             raise UsageError(f"{self.kind} {spec}: {error}") from error
 
 
-def _options(cls: type) -> dict[str, Any]:
-    """Annotation and default of each keyword-only argument, those behind ``**common`` included."""
+@cache
+def _options(cls: type) -> type[BaseModel]:
+    """A model of the keyword-only arguments, those behind ``**common`` included."""
     found: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -187,7 +187,9 @@ def _options(cls: type) -> dict[str, Any]:
                 found.setdefault(p.name, (hints[p.name], default))
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
             break
-    return found
+    config = ConfigDict(protected_namespaces=(), allow_inf_nan=False)
+    model: type[BaseModel] = create_model("Options", __config__=config, **found)
+    return model
 
 
 METHODS: Registry[WeightingMethod] = Registry(

@@ -12,10 +12,13 @@ from torch import Tensor, nn
 from mtlbench import InputGroup, MultiTaskModel, Stepper, StepProblem
 from mtlbench.flat import FlatParameters
 from mtlbench.interfaces import Batch, Loss
+from mtlbench.registry import METHODS as REGISTERED
+from mtlbench.registry import SHARPNESS
 from mtlbench.views import DenseView
 
-METHODS = ("ls", "uw", "famo", "mgda", "cagrad", "fairgrad", "graddrop")
-WRAPPERS = ("none", "sam", "fmtl", "samo")
+METHODS = [n for n in REGISTERED.names() if REGISTERED.get(n).info.role != "reference"]
+"""All weighting methods; the reference role is a kind of run, in a step it is the sum of losses."""
+WRAPPERS = SHARPNESS.names()
 
 WIDTH, FEATURES, OUTPUTS, ROWS = 6, 5, 2, 8
 
@@ -97,6 +100,18 @@ def make_problem(
     batch = single_batch(len(objectives)) if batch is None else batch
     flat = FlatParameters(model, objectives)
     return StepProblem(model, flat, batch, objectives, loss, torch.Generator().manual_seed(0))
+
+
+def passes_of_a_step(stepper: Stepper, batch: Batch) -> tuple[int, int, int]:
+    """Trains one step: forward and backward passes, and backward passes through heads alone."""
+    before = copy.copy(stepper.passes)
+    stepper.step(batch, mse)
+    after = stepper.passes
+    return (
+        after.forward - before.forward,
+        after.backward - before.backward,
+        after.head_backward - before.head_backward,
+    )
 
 
 def run_wrapper(stepper: Stepper, problem: StepProblem) -> None:

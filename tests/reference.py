@@ -1,28 +1,24 @@
-"""Every method and wrapper again, slowly and obviously: one autograd call for each task gradient, a
-deep copy of the network for each perturbed point, textbook formulas for the weights."""
+"""Every training step again, slowly and obviously: one autograd call for each task gradient, and a
+copy of the network that is moved to each perturbed point. The methods are in
+``reference_methods.py``."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from scipy.optimize import root
 from torch import Tensor, nn
 
 from mtlbench import MultiTaskModel
 from mtlbench.interfaces import Batch
-from mtlbench.methods._solvers import cagrad_dual
 from tests.models import assert_close, make_stepper, mse
-
-Array = NDArray[np.float64]
-Gradients = tuple[Tensor, list[Tensor]]
-"""Gradients of the shared parameters, (K, P) or (P,), and those of each head."""
+from tests.reference_methods import METHODS
+from tests.reference_methods import Gradients as Gradients
+from tests.reference_methods import Method as Method
+from tests.reference_methods import fair_by_root as fair_by_root
+from tests.reference_methods import min_norm_by_enumeration as min_norm_by_enumeration
 
 
 # -------------------------------------------------------------------------------------- gradients
@@ -58,6 +54,9 @@ class Step:
     batch: Batch
     start: Tensor
 
+    def __post_init__(self) -> None:
+        self.copy = copy.deepcopy(self.model)
+
     def losses(self, model: MultiTaskModel) -> list[Tensor]:
         torch.set_rng_state(self.start)
         return plain_forward(model, self.batch)
@@ -76,10 +75,12 @@ class Step:
         return torch.stack([g for g, _ in rows]), [h for _, h in rows]
 
     def copied(self) -> MultiTaskModel:
-        return copy.deepcopy(self.model)
+        """The copy of the network, as the network is now; there is only one."""
+        self.copy.load_state_dict(self.model.state_dict())
+        return self.copy.train()
 
     def moved(self, shared: Tensor, heads: dict[int, Tensor]) -> MultiTaskModel:
-        """A copy of the network with displaced parameters."""
+        """The copy of the network with displaced parameters."""
         model = self.copied()
         displace(shared_params(model), shared)
         for k, shift in heads.items():
@@ -99,150 +100,6 @@ def head_params(model: MultiTaskModel, k: int) -> list[nn.Parameter]:
 def displace(params: Sequence[nn.Parameter], shift: Tensor) -> None:
     for p, piece in zip(params, shift.split([p.numel() for p in params]), strict=True):
         p.add_(piece.view_as(p))
-
-
-# ---------------------------------------------------------------------------------------- methods
-class Method:
-    """Weights, and what follows from them."""
-
-    unit_heads: ClassVar[bool] = False
-
-    def __init__(self, K: int) -> None:
-        self.K = K
-
-    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
-        return torch.ones_like(losses)
-
-    def aggregate(
-        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
-    ) -> Gradients:
-        w = self.weights(losses, J)
-        shared = torch.stack([w[k] * J[k] for k in range(self.K)]).sum(0)
-        return shared, heads if self.unit_heads else [w[k] * h for k, h in enumerate(heads)]
-
-    def after_step(self, losses: Tensor, after: Tensor) -> None:
-        pass
-
-
-class UW(Method):
-    def __init__(self, K: int) -> None:
-        super().__init__(K)
-        self.s = torch.zeros(K, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.s], lr=1e-3)
-
-    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
-        return (0.5 * torch.exp(-self.s)).detach().to(losses)
-
-    def after_step(self, losses: Tensor, after: Tensor) -> None:
-        self.optimizer.zero_grad()
-        (0.5 * (torch.exp(-self.s) * losses + self.s)).sum().backward()
-        self.optimizer.step()
-
-
-class FAMO(Method):
-    def __init__(self, K: int) -> None:
-        super().__init__(K)
-        self.xi = torch.zeros(K, requires_grad=True)
-        self.optimizer = torch.optim.Adam([self.xi], lr=0.025, weight_decay=0.01)
-
-    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
-        z = torch.softmax(self.xi, 0).detach()
-        return (z / (losses + 1e-8)) / (z / (losses + 1e-8)).sum()
-
-    def after_step(self, losses: Tensor, after: Tensor) -> None:
-        delta = torch.log(losses + 1e-8) - torch.log(after + 1e-8)
-        self.optimizer.zero_grad()
-        (torch.softmax(self.xi, 0) * delta).sum().backward()
-        self.optimizer.step()
-
-
-class OnGramian(Method):
-    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
-        G = torch.stack([torch.stack([a @ b for b in J]) for a in J])
-        return torch.from_numpy(self.solve(G.double().numpy())).to(losses)
-
-    def solve(self, G: Array) -> Array:
-        raise NotImplementedError
-
-
-class MGDA(OnGramian):
-    def solve(self, G: Array) -> Array:
-        return min_norm_by_enumeration(G)
-
-
-class CAGrad(OnGramian):
-    unit_heads = True
-
-    def solve(self, G: Array) -> Array:
-        v, c = cagrad_dual(G, 0.4, solver="cvxpy"), 0.4
-        mean_norm, norm = np.sqrt(G.mean()), np.sqrt(v @ G @ v)
-        return np.asarray((np.full(self.K, 1 / self.K) + c * mean_norm / norm * v) / (1 + c**2))
-
-
-class FairGrad(OnGramian):
-    unit_heads = True
-
-    def solve(self, G: Array) -> Array:
-        return fair_by_root(G, 2.0)
-
-
-class GradDrop(Method):
-    unit_heads = True
-
-    def aggregate(
-        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
-    ) -> Gradients:
-        K, P = J.shape
-        u = torch.rand(P, generator=generator, dtype=J.dtype)
-        out = torch.zeros(P, dtype=J.dtype)
-        for i in range(P):
-            total = sum(abs(float(J[k, i])) for k in range(K))
-            purity = 0.5 * (1 + sum(float(J[k, i]) for k in range(K)) / total) if total else 0.5
-            for k in range(K):
-                positive, negative = bool(J[k, i] > 0), bool(J[k, i] < 0)
-                if (positive and purity > u[i]) or (negative and purity < u[i]):
-                    out[i] += J[k, i]
-        return out, heads
-
-
-METHODS: dict[str, type[Method]] = {
-    "ls": Method,
-    "uw": UW,
-    "famo": FAMO,
-    "mgda": MGDA,
-    "cagrad": CAGrad,
-    "fairgrad": FairGrad,
-    "graddrop": GradDrop,
-}
-
-
-def min_norm_by_enumeration(G: Array) -> Array:
-    """The best of the stationary points on every face of the simplex."""
-    K = len(G)
-    candidates = []
-    for size in range(1, K + 1):
-        for face in map(list, itertools.combinations(range(K), size)):
-            system = np.ones((size + 1, size + 1))
-            system[:size, :size], system[size, size] = G[np.ix_(face, face)], 0
-            solution = np.linalg.lstsq(system, np.eye(size + 1)[size], rcond=None)[0]
-            w = np.zeros(K)
-            w[face] = solution[:size]
-            if w.min() >= -1e-12 and abs(w.sum() - 1) < 1e-9:
-                candidates.append(w)
-    return np.asarray(min(candidates, key=lambda w: float(w @ G @ w)))
-
-
-def fair_by_root(G: Array, alpha: float) -> Array:
-    """``G w = w^(-1 / alpha)`` as a system of equations in log w."""
-    scale = float(np.trace(G)) / len(G)
-
-    def residual(x: Array) -> Array:
-        return np.asarray(G / scale @ np.exp(x) - np.exp(-x / alpha))
-
-    found = root(residual, np.zeros(len(G)), tol=1e-13)
-    w = np.exp(found.x)
-    assert np.allclose((G / scale @ w) ** alpha * w, 1, rtol=1e-8)
-    return np.asarray(w * scale ** (-alpha / (1 + alpha)))
 
 
 # --------------------------------------------------------------------------------------- wrappers
@@ -265,14 +122,15 @@ class Wrapper:
     def update(
         self, step: Step, losses: Tensor, methods: list[Method], noise: torch.Generator
     ) -> Gradients:
+        if self.name == "fmtl":
+            return self._fmtl(step, losses, methods, noise)
+        methods[0].draw(noise)
         if self.name == "none":
             J, heads = step.gradients()
         elif self.name == "sam":
             J, heads = self._sam(step)
-        elif self.name == "samo":
-            J, heads = self._samo(step, noise)
         else:
-            return self._fmtl(step, losses, methods, noise)
+            J, heads = self._samo(step, noise)
         return methods[0].aggregate(losses, J, heads, noise)
 
     def _sam(self, step: Step) -> Gradients:
@@ -297,9 +155,11 @@ class Wrapper:
             return step.moved(self.rho * J[k] / J[k].norm(), own)
 
         J_sam, heads_sam = step.gradients(there)
-        loss_part, _ = methods[0].aggregate(losses, J, heads, noise)
-        flat_part, _ = methods[1].aggregate(losses, J_sam - J, heads, noise)
-        return loss_part + flat_part, heads_sam
+        parts = []
+        for method, rows in zip(methods, (J, J_sam - J), strict=True):
+            method.draw(noise)
+            parts.append(method.aggregate(losses, rows, heads, noise)[0])
+        return parts[0] + parts[1], heads_sam
 
     def _samo(self, step: Step, noise: torch.Generator) -> Gradients:
         J, heads = step.gradients()
@@ -335,9 +195,10 @@ class Trainer:
         self.model, self.wrapper, self.lr = model, wrapper, lr
         self.methods = [METHODS[method](K) for _ in range(wrapper.parts)]
         self.noise = torch.Generator().manual_seed(seed)
+        self.epoch = 0
 
     def step(self, batch: Batch) -> Gradients:
-        """Train on one batch; leaves the global generator as one plain forward pass does."""
+        """Train on an epoch of one batch; the global generator ends as after one plain forward."""
         start = torch.get_rng_state()
         step = Step(self.model, batch, start)
         losses = torch.stack(plain_forward(self.model, batch)).detach()
@@ -349,6 +210,8 @@ class Trainer:
         after = torch.stack(step.losses(step.copied())).detach()
         for method in self.methods:
             method.after_step(losses, after)
+            method.on_epoch_end(self.epoch, losses)
+        self.epoch += 1
         torch.set_rng_state(after_one_forward)
         return shared, heads
 
@@ -356,13 +219,19 @@ class Trainer:
 def assert_follows_reference(
     model: MultiTaskModel, batches: Sequence[Batch], method: str, sharpness: str, wrapper: Wrapper
 ) -> None:
-    """Train ``model`` with ``method`` and ``sharpness`` as named, and a copy by the reference."""
+    """Train ``model`` with ``method`` and ``sharpness`` as named, and a copy by the reference.
+
+    Every batch is an epoch.
+    """
     reference = Trainer(copy.deepcopy(model), method, wrapper, seed=7, lr=0.1)
-    stepper = make_stepper(model, method, sharpness, seed=7, lr=0.1)
+    spec = f"{method}:{METHODS[method].options}"
+    stepper = make_stepper(model, spec, sharpness, seed=7, lr=0.1)
     torch.manual_seed(1)
-    for batch in batches:
+    for epoch, batch in enumerate(batches):
         start = torch.get_rng_state()
-        stepper.step(batch, mse)
+        losses = stepper.step(batch, mse).losses
+        assert losses is not None
+        stepper.on_epoch_end(epoch, losses)
         after = torch.get_rng_state()
         torch.set_rng_state(start)
         shared, heads = reference.step(batch)

@@ -8,11 +8,27 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtlbench import GramianMethod, MethodInfo
+from mtlbench import GramianMethod, MethodInfo, MultiTaskModel
 from mtlbench.gramian import Array
-from mtlbench.interfaces import GramianPoint
+from mtlbench.interfaces import Batch, GramianPoint
+from mtlbench.registry import METHODS as REGISTERED
+from mtlbench.registry import Spec
 from mtlbench.views import DenseView
-from tests.models import dense_view, make_problem, make_stepper, mse, single_batch, tiny_model
+from tests.models import (
+    METHODS,
+    MakeBatch,
+    assert_close,
+    dense_view,
+    make_problem,
+    make_stepper,
+    mse,
+    multi_batch,
+    passes_of_a_step,
+    single_batch,
+    tiny_model,
+)
+from tests.reference import gradient, plain_forward
+from tests.reference_methods import METHODS as REFERENCES
 
 FAILURES: dict[str, Array | Exception] = {
     "arithmetic": ZeroDivisionError("no solution"),
@@ -131,3 +147,87 @@ def test_the_count_of_fallbacks_survives_a_resume() -> None:
     second.methods = [Scripted(3, [])]
     second.load_state_dict(first.state_dict())
     assert second.diagnostics()["solver_fallbacks"] == 1
+
+
+# ------------------------------------------------------------------------------- all such methods
+def _with_option(option: str) -> list[str]:
+    return [name for name in METHODS if option in REGISTERED.resolve(Spec(name))[1]]
+
+
+BATCHES = pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
+
+
+def test_a_method_on_the_gramian_has_the_common_options() -> None:
+    on_gramian = [n for n in METHODS if issubclass(REGISTERED.get(n), GramianMethod)]
+    assert len(on_gramian) > 5
+    assert set(on_gramian) <= set(_with_option("refresh")) <= set(_with_option("at"))
+
+
+@BATCHES
+@pytest.mark.parametrize("method", _with_option("refresh"))
+def test_steps_between_refreshes_solve_nothing(method: str, make_batch: MakeBatch) -> None:
+    """Heads with gradients of their own have K backward passes through the heads besides."""
+    for K, at in ((2, "shared"), (5, "shared"), (2, "representation"), (5, "representation")):
+        batch = make_batch(K)
+        n = len(batch)
+        stepper = make_stepper(tiny_model(K), f"{method}:refresh=3,at={at}")
+        between = (n, 1, K if REFERENCES[method].unit_heads else 0)
+        refreshing = (n, K, 0) if at == "shared" else (n, 1, K)
+        spent = [passes_of_a_step(stepper, batch) for _ in range(5)]
+        assert spent == [refreshing, between, between, refreshing, between]
+
+
+@BATCHES
+@pytest.mark.parametrize("method", _with_option("at"))
+@pytest.mark.parametrize("K", [2, 5])
+def test_the_representation_costs_one_backward_pass_through_the_trunk(
+    method: str, K: int, make_batch: MakeBatch
+) -> None:
+    batch = make_batch(K)
+    stepper = make_stepper(tiny_model(K), f"{method}:at=representation")
+    for _ in range(2):
+        assert passes_of_a_step(stepper, batch) == (len(batch), 1, K)
+
+
+def _plain_gradients(model: MultiTaskModel, batch: Batch) -> list[tuple[Tensor, ...]]:
+    """For each task: loss, and gradient of the shared parameters, of the trunk's outputs and of the
+    task's head; leaves the global generator at the start."""
+    start, outputs = torch.get_rng_state(), list[Tensor]()
+    hook = model.shared.register_forward_hook(lambda module, inputs, out: outputs.append(out))
+    losses = plain_forward(model, batch)
+    hook.remove()
+    torch.set_rng_state(start)
+    shared, heads = list(model.shared.parameters()), model.heads.values()
+    return [
+        (
+            loss.detach(),
+            gradient(loss, shared),
+            gradient(loss, outputs),
+            gradient(loss, list(head.parameters())),
+        )
+        for loss, head in zip(losses, heads, strict=True)
+    ]
+
+
+@BATCHES
+@pytest.mark.parametrize("method", _with_option("at"))
+def test_weights_of_the_representation_apply_to_the_shared_gradients(
+    method: str, make_batch: MakeBatch
+) -> None:
+    model = tiny_model()
+    stepper = make_stepper(model, f"{method}:at=representation")
+    twin = REGISTERED.build(method, 3)
+    for seed in range(2):
+        batch = make_batch(seed=seed)
+        losses, J, R, own = zip(*_plain_gradients(model, batch), strict=True)
+        noise = torch.Generator()
+        noise.set_state(stepper.generator.get_state())
+        w = twin.weights(DenseView(torch.stack(losses), torch.stack(R), own, noise))
+        twin.after_step(_no_evaluation)
+        stepper.step(batch, mse)
+        shared = w @ torch.stack(J)
+        if method == "nashmtl":
+            shared /= shared.norm().clamp_min(1)
+        assert_close(stepper.flat.grad.rows[0], shared, 1e-6)
+        for k, head in enumerate(stepper.flat.grad.heads):
+            assert_close(head, own[k] if REFERENCES[method].unit_heads else w[k] * own[k], 1e-6)

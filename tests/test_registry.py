@@ -8,9 +8,18 @@ import sys
 from typing import Any, ClassVar, Literal
 
 import pytest
-from pydantic import PositiveFloat
+from pydantic import NonNegativeInt, PositiveFloat
 
-from mtlbench import MethodInfo, SharpnessWrapper, Task, UsageError, WeightingMethod, registry
+from mtlbench import (
+    GramianMethod,
+    MethodInfo,
+    SharpnessWrapper,
+    Task,
+    UsageError,
+    WeightingMethod,
+    registry,
+)
+from mtlbench.gramian import Array
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry, Spec
 from tests.toy_task import TOY, ToyTask
 
@@ -32,6 +41,45 @@ class Tilt(WeightingMethod):
 
 
 TILT = "tests.test_registry:Tilt"
+
+
+class OnGramian(GramianMethod):
+    """One option of its own and those of its base."""
+
+    info: ClassVar = MethodInfo(name="on_gramian", title="On the Gramian", year=2026)
+
+    def __init__(self, n_tasks: int, *, c: PositiveFloat = 0.5, **common: Any) -> None:
+        super().__init__(n_tasks, **common)
+        self.c = c
+
+    def solve(self, gramian: Array, losses: Array) -> Array:
+        return losses
+
+
+class Deeper(OnGramian):
+    """A third level, with a default of its own for an option of the first."""
+
+    def __init__(
+        self, n_tasks: int, *, depth: NonNegativeInt = 1, refresh: NonNegativeInt = 4, **rest: Any
+    ) -> None:
+        super().__init__(n_tasks, refresh=max(refresh, 1), **rest)
+        self.depth = depth
+
+
+class Inheriting(Deeper):
+    """No constructor of its own."""
+
+
+class Closed(OnGramian):
+    """Passes nothing on."""
+
+    def __init__(self, n_tasks: int, *, sharp: bool = True) -> None:
+        super().__init__(n_tasks, c=2.0)
+        self.sharp = sharp
+
+
+def _spec(cls: type) -> str:
+    return f"tests.test_registry:{cls.__name__}"
 
 
 # ------------------------------------------------------------------------------------ Spec
@@ -129,6 +177,56 @@ def test_a_bad_option_is_named(options: str, said: str) -> None:
         METHODS.build(f"{TILT}:{options}", 2)
     assert TILT in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (OnGramian, {"c": 0.5, "refresh": 1, "at": "shared"}),
+        (Deeper, {"depth": 1, "refresh": 4, "c": 0.5, "at": "shared"}),
+        (Inheriting, {"depth": 1, "refresh": 4, "c": 0.5, "at": "shared"}),
+        (Closed, {"sharp": True}),
+    ],
+)
+def test_options_of_the_bases_follow_where_a_class_passes_them_on(
+    cls: type, options: dict[str, Any]
+) -> None:
+    resolved = METHODS.resolve(Spec(_spec(cls)))
+    assert resolved == (cls, options)
+    assert list(resolved[1]) == list(options)
+    with pytest.raises(UsageError) as caught:
+        METHODS.resolve(Spec(_spec(cls), {"colour": "red"}))
+    valid = ", ".join(options)
+    assert str(caught.value) == f"method '{_spec(cls)}' has no option 'colour'; valid: {valid}"
+
+
+def test_options_of_the_bases_reach_them() -> None:
+    method = METHODS.build(f"{_spec(Deeper)}:depth=2,refresh=3,c=4,at=representation", 2)
+    assert isinstance(method, Deeper)
+    assert (method.depth, method.refresh, method.c, method.at) == (2, 3, 4.0, "representation")
+    closed = METHODS.build(f"{_spec(Closed)}:sharp=no", 2)
+    assert isinstance(closed, Closed)
+    assert (closed.sharp, closed.c, closed.refresh) == (False, 2.0, 1)
+
+
+@pytest.mark.parametrize("name", [*map(_spec, (OnGramian, Deeper, Inheriting)), "mgda", "pcgrad"])
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("at=here", "Input should be 'shared' or 'representation'"),
+        ("refresh=-1", "Input should be greater than"),
+        ("refresh=often", "Input should be a valid integer"),
+    ],
+)
+def test_a_bad_value_of_a_bases_option_is_named(name: str, option: str, said: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        METHODS.build(f"{name}:{option}", 2)
+    assert str(caught.value).startswith(f"method {name!r}: option {option}: {said}")
+
+
+def test_an_option_that_is_not_passed_on_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"has no option 'refresh'; valid: sharp$"):
+        METHODS.build(f"{_spec(Closed)}:refresh=2", 2)
 
 
 def test_a_method_without_options_says_so() -> None:

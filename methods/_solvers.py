@@ -12,11 +12,12 @@ change the simplex weights.
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.linalg.lapack import dposv
+from scipy.linalg.lapack import dposv, dpotrf
 from scipy.optimize import nnls
 
 Array = NDArray[np.float64]
@@ -24,10 +25,15 @@ Array = NDArray[np.float64]
 FAIR_RIDGE: Final = 1e-6
 """Squared distance to 0 of the hull of the unit gradients below which :func:`fair` adds a ridge."""
 
+RANK_TOL: Final = float(np.finfo(np.float32).eps)
+"""Eigenvalues below K times this, relative to the largest, are rounding error of float32."""
+
 _ZERO_ROW: Final = (
     1e-30  # squared norm, relative to the largest row's, of a row that counts as zero
 )
 _KKT_TOL: Final = 1e-8  # relative to the size of the terms that are summed
+_STEADY: Final = 1e-4  # distance of a unit row from the span of those before it
+_EXCHANGES: Final = 12  # three are usual; where rounding error decides there is no end
 
 
 class SolveError(ArithmeticError):
@@ -38,8 +44,8 @@ def min_norm(gramian: ArrayLike, solver: Literal["nnls", "cvxpy"] = "nnls") -> A
     r"""Weights of the minimum-norm point of the convex hull of the gradients.
 
     The subproblem of MGDA, from `"Multiple-gradient descent algorithm (MGDA) for multiobjective
-    optimization" <https://doi.org/10.1016/j.crma.2012.03.014>`_, solved by an active-set method
-    (non-negative least squares on a factor of G with a row for the sum), not by Frank-Wolfe.
+    optimization" <https://doi.org/10.1016/j.crma.2012.03.014>`_, solved by an active-set method,
+    not by Frank-Wolfe.
 
     .. math:: w = \arg\min_{w \in \Delta^{K-1}} w^\top G w
 
@@ -57,10 +63,10 @@ def min_norm(gramian: ArrayLike, solver: Literal["nnls", "cvxpy"] = "nnls") -> A
         SolveError: if ``gramian`` is not a finite Gramian, or the solver fails.
     """
     cosines, norms, _ = _scaled(gramian)
-    points = norms[:, None] * _unit_factor(cosines)
     if _use_cvxpy(solver, "nnls"):
+        points = norms[:, None] * _unit_factor(cosines)
         return _cvxpy_simplex(len(norms), lambda cp, w: cp.sum_squares(points.T @ w))
-    return _min_norm_point(points)
+    return _nearest(cosines, norms, partial(_unit_factor, cosines))
 
 
 def cagrad_dual(gramian: ArrayLike, c: float, solver: Literal["nnls", "cvxpy"] = "nnls") -> Array:
@@ -108,24 +114,20 @@ def cagrad_dual(gramian: ArrayLike, c: float, solver: Literal["nnls", "cvxpy"] =
         return _share(inner <= inner.min() + 1e-15 * norms.max())
 
     shift = mean / (radius * c)
-    low, high, s = -1.0, float(norms.max()), radius  # below 0, so that s = 0 is tried, once
+    low, high, s = -1.0, 2 * float(norms.max()), radius  # so that both ends are tried, if needed
     for _ in range(100):
         w = _min_norm_point(points + s * shift)
         x = points.T @ w
         norm = float(np.sqrt(x @ x))
         # g_w = 0 at one s means that -g_0 lies in the hull's normal cone at 0: optimal at every s.
-        if abs(norm - s) <= 1e-10 * s or norm <= 1e-12 * (w @ norms):
+        rounding = 1e-14 * (w @ norms)
+        if abs(norm - s) <= 1e-10 * s + rounding or norm <= 100 * rounding:
             return w
         low, high = (s, high) if norm > s else (low, s)
         # On the face that holds w, g_w moves along the projection of -shift onto the face.
         face = points[w > 0]
-        edges = (face[1:] - face[0]).T
-        move = (
-            -edges @ np.linalg.lstsq(edges, shift, rcond=None)[0]
-            if edges.size
-            else np.zeros_like(x)
-        )
-        slope = float(x @ move) / norm - 1
+        axes = np.linalg.qr((face[1:] - face[0]).T)[0]
+        slope = -float((x @ axes) @ (shift @ axes)) / norm - 1
         s = max(s - (norm - s) / slope, 0.0) if slope < 0 else low
         if not low < s < high:
             s = (max(low, 0.0) + high) / 2
@@ -214,11 +216,12 @@ def project_dual_cone(
 
     Args:
         gramian: ``(K, K)``, inner products of the task gradients.
-        reference: ``(K,)``, the weights r of the vector that is projected.
+        reference: ``(K,)``, the weights r of the vector that is projected, or ``(R, K)``: those of
+            several, each projected by itself.
         solver: ``"nnls"`` or ``"cvxpy"``.
 
     Returns:
-        ``(K,)``, at least ``reference``.
+        Of the shape of ``reference``, and at least ``reference``.
 
     Raises:
         SolveError: if ``gramian`` is not a finite Gramian, ``reference`` does not match it, or the
@@ -226,19 +229,38 @@ def project_dual_cone(
     """
     cosines, norms, _ = _scaled(gramian)
     r = np.asarray(reference, dtype=np.float64)
-    if r.shape != norms.shape or not np.isfinite(r).all():
+    if r.ndim not in (1, 2) or r.shape[-1] != len(norms) or not np.isfinite(r).all():
         raise SolveError(f"the reference must be {norms.shape} finite weights, not {r}")
-    units = _unit_factor(cosines).T
-    size = float(np.abs(norms * r).sum())
-    if size == 0:
-        return r.copy()
-    target = -units @ (norms * r / size)
-    if _use_cvxpy(solver, "nnls"):
-        v = _cvxpy_solve(len(r), lambda cp, v: (cp.sum_squares(units @ v - target), []))
-    else:
-        v = _nnls(units, target)
-        _certify(units.T @ (units @ v - target), 1 + v.sum())
-    return r + np.divide(v * size, norms, out=np.zeros_like(r), where=norms > 0)
+    rows = np.atleast_2d(r) * norms
+    sizes = np.abs(rows).sum(axis=1, keepdims=True)
+    rows = np.divide(rows, sizes, out=np.zeros_like(rows), where=sizes > 0)
+    lift = _cvxpy_lift if _use_cvxpy(solver, "nnls") else _lift
+    v = sizes * lift(cosines, rows)
+    w: Array = r + np.divide(v, norms, out=np.zeros_like(v), where=norms > 0).reshape(r.shape)
+    return w
+
+
+def equiangular(gramian: ArrayLike) -> tuple[Array, Array, Array]:
+    r"""The combination of the unit gradients that has the same projection on each of them.
+
+    With the unit gradients as the rows of U and cosines :math:`C = U U^\top`, it is :math:`x =
+    U^\top y` with :math:`y = C^{+} \mathbf 1`, where eigenvalues of C that are rounding error of
+    float32 count as zero. Where the unit gradients cancel there is none, and y is 0 or has other
+    projections.
+
+    Args:
+        gramian: ``(K, K)``, inner products of the task gradients.
+
+    Returns:
+        y, ``(K,)``; C, ``(K, K)``; and the norms of the gradients up to a common factor, ``(K,)``.
+        All have zeros for rows that are zero.
+
+    Raises:
+        SolveError: if ``gramian`` is not a finite Gramian.
+    """
+    cosines, norms, _ = _scaled(gramian)
+    inverse = np.linalg.pinv(cosines, rcond=len(norms) * RANK_TOL, hermitian=True)
+    return inverse.sum(axis=1), cosines, norms
 
 
 def _scaled(gramian: ArrayLike) -> tuple[Array, Array, float]:
@@ -254,14 +276,15 @@ def _scaled(gramian: ArrayLike) -> tuple[Array, Array, float]:
     squares = np.diag(g)
     if (squares < 0).any():
         raise SolveError(f"a Gramian's diagonal is at least 0, not {squares.min()}")
-    # The sum of the squares could overflow; divided by K first, it cannot.
-    scale = float(np.mean(squares / len(squares)) * len(squares))
+    scale = float((squares / len(squares)).sum())  # the sum of the squares could overflow
     if scale == 0:
         return np.zeros_like(g), np.zeros(len(g)), 1.0
     norms = np.sqrt(squares / scale)
     norms[norms**2 <= _ZERO_ROW * norms.max() ** 2] = 0
     inverse = np.divide(1, norms, out=np.zeros_like(norms), where=norms > 0)
-    cosines = (g / scale / 2 + g.T / scale / 2) * inverse[:, None] * inverse
+    cosines = g / scale
+    cosines = (cosines + cosines.T) * (inverse / 2)[:, None]
+    cosines *= inverse
     np.fill_diagonal(cosines, norms > 0)
     return cosines, norms, scale
 
@@ -298,22 +321,76 @@ def _certify(slack: Array, size: float) -> None:
         raise SolveError(f"not optimal: slack {slack.min():.3g} for terms of size {size:.3g}")
 
 
-def _min_norm_point(points: Array) -> Array:
-    """Simplex weights of the minimum-norm point of the hull of the rows of ``points``."""
-    norms = np.linalg.norm(points, axis=1)
+def _is_steady(cosines: Array) -> bool:
+    """Whether solves with ``cosines`` and with its principal submatrices are exact to rounding."""
+    factor, info = dpotrf(cosines)
+    return not info and float(np.diag(factor).min()) >= _STEADY
+
+
+def _exchange(cosines: Array, pull: Array) -> Array | None:
+    """``argmin_{x >= 0} x @ cosines @ x / 2 - pull @ x``, by principal block pivoting.
+
+    From `"A comparison of block pivoting and interior-point algorithms for linear least squares
+    problems with nonnegative variables" <https://doi.org/10.1090/S0025-5718-1994-1250776-4>`_: all
+    entries of the wrong sign change sides at once, which takes one to five solves where an active
+    set that grows by one entry at a time takes K. ``cosines`` must be steady. None if the exchanges
+    do not come to an end.
+    """
+    free = pull > 0
+    for _ in range(_EXCHANGES):
+        x, inside = np.zeros_like(pull), np.flatnonzero(free)
+        if inside.size:
+            x[inside] = dposv(cosines.take(inside, 0).take(inside, 1), pull[inside])[1]
+        wrong = np.where(free, x < 0, cosines @ x < pull)
+        if not wrong.any():
+            return x
+        free ^= wrong
+    return None
+
+
+def _nearest(cosines: Array, norms: Array, factor: Callable[[], Array]) -> Array:
+    """Simplex weights of the point nearest to 0 in the hull of rows with these cosines and norms.
+
+    ``factor()`` returns their unit vectors; it is asked for where block pivoting does not do.
+    """
     smallest = norms.min()
     if smallest == 0:
         return _share(norms == 0)
-    # With unit columns and a last row for "the weights sum to one", the least-squares solution
-    # is the minimum-norm point up to a factor (Lawson and Hanson 1974, chapter 23.4).
-    units = points.T / norms
-    y = _nnls(np.vstack([units, smallest / norms]), np.append(np.zeros(len(units)), 1.0))
+    pull = smallest / norms
+    y = _exchange(cosines, pull) if _is_steady(cosines) else None
+    if y is None:
+        # With unit columns and a last row for "the weights sum to one", the least-squares solution
+        # is the minimum-norm point up to a factor (Lawson and Hanson 1974, chapter 23.4).
+        units = factor()
+        y = _nnls(np.vstack([units.T, pull]), np.append(np.zeros(units.shape[1]), 1.0))
+        cosines = units @ units.T
     y /= y.sum()
-    x = units @ y
     w: Array = y / norms
-    total = float(w.sum())
-    _certify(units.T @ x - float(x @ x) / total / norms, 1.0)
+    total, along = float(w.sum()), cosines @ y
+    _certify(along - float(y @ along) / total / norms, 1.0)
     return w / total
+
+
+def _min_norm_point(points: Array) -> Array:
+    """Simplex weights of the minimum-norm point of the hull of the rows of ``points``."""
+    norms = np.linalg.norm(points, axis=1)
+    if not norms.all():
+        return _share(norms == 0)
+    units = points / norms[:, None]
+    return _nearest(units @ units.T, norms, lambda: units)
+
+
+def _lift(cosines: Array, rows: Array) -> Array:
+    """For each row r, the ``v >= 0`` for which ``r + v`` combines the unit rows to the shortest."""
+    steady, factor = _is_steady(cosines), cache(partial(_unit_factor, cosines))
+    if not steady:
+        cosines = factor() @ factor().T
+    lifted = np.zeros_like(rows)
+    for row, v in zip(rows, lifted, strict=True):
+        found = _exchange(cosines, -cosines @ row) if steady else None
+        v[:] = _nnls(factor().T, -factor().T @ row) if found is None else found
+        _certify(cosines @ (row + v), 1 + v.sum())
+    return lifted
 
 
 def _fair_start(cosines: Array, a: Array, p: float) -> Array:
@@ -328,29 +405,30 @@ def _newton_fair(cosines: Array, a: Array, p: float) -> Array:
     """Solve ``cosines @ y = a y^-p`` for y > 0, by Newton on the convex function it minimises."""
     y = _fair_start(cosines, a, p)
     last, sizes = np.inf, np.abs(cosines) * (len(a) * np.finfo(np.float64).eps)
+    pull = a * y**-p
+    gradient = cosines @ y - pull
     for _ in range(200):
-        pull = a * y**-p
-        gradient = cosines @ y - pull
-        residual = float(np.abs(gradient / pull).max())
-        rounding = sizes @ y
-        done = (np.abs(gradient) <= _KKT_TOL * pull + rounding).all()
-        if residual <= 1e-10 or (done and residual > last / 2):
+        residual, rounding = float(np.abs(gradient / pull).max()), sizes @ y
+        if residual <= 1e-10:
+            return y
+        if residual > last / 2 and (np.abs(gradient) <= _KKT_TOL * pull + rounding).all():
             return y
         last = residual
         _, step, info = dposv(cosines + np.diag(p * pull / y), -gradient)
         if info:
             raise SolveError(f"the Hessian of FairGrad's objective is not positive: info {info}")
-        back = step < 0
-        t = min(1.0, float((-0.99 * y[back] / step[back]).min(initial=np.inf)))
+        t = 0.99 / max(0.99, float((-step / y).max()))
         # The search reads the slope along the step, not the value: near the solution the value
         # changes by less than its rounding error long before the slope does.
         limit = -0.25 * (gradient @ step) + rounding @ np.abs(step)
         for _ in range(30):
             ahead = y + t * step
-            if (cosines @ ahead - a * ahead**-p) @ step <= limit:
+            pull = a * ahead**-p
+            slope = cosines @ ahead - pull
+            if slope @ step <= limit:
                 break
             t /= 2
-        y = y + t * step
+        y, gradient = ahead, slope
     raise SolveError(f"FairGrad's Newton did not converge: residual {residual:.3g}")
 
 
@@ -385,6 +463,15 @@ def _cvxpy_solve(size: int, build: Callable[[Any, Any], tuple[Any, list[Any]]]) 
 def _cvxpy_simplex(size: int, objective: Callable[[Any, Any], Any]) -> Array:
     w = _cvxpy_solve(size, lambda cp, w: (objective(cp, w), [cp.sum(w) == 1]))
     return w / float(w.sum())
+
+
+def _cvxpy_lift(cosines: Array, rows: Array) -> Array:
+    factor, size = _unit_factor(cosines).T, len(cosines)
+
+    def solve(row: Array) -> Array:
+        return _cvxpy_solve(size, lambda cp, v: (cp.sum_squares(factor @ (row + v)), []))
+
+    return np.stack([solve(row) for row in rows])
 
 
 def _cvxpy_fair(cosines: Array, a: Array, p: float) -> Array:

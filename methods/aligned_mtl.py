@@ -6,8 +6,7 @@ import numpy as np
 
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
-
-RANK_TOL = float(np.finfo(np.float32).eps)
+from mtlbench.methods._solvers import RANK_TOL
 
 
 class AlignedMTL(GramianMethod):
@@ -38,6 +37,7 @@ class AlignedMTL(GramianMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
     def solve(self, gramian: Array, losses: Array) -> Array:

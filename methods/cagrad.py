@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,10 @@ from pydantic import NonNegativeFloat
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import cagrad_dual
+from mtlbench.methods._yardsticks import Way, Yardsticks, cagrad_gap, cagrad_ways
+
+RESOLUTION = 1e-6
+"""Length of :math:`g_v`, relative to what it is summed from, that float32 tells from zero."""
 
 
 class CAGrad(GramianMethod):
@@ -21,6 +26,8 @@ class CAGrad(GramianMethod):
     .. math:: v = \arg\min_{v \in \Delta^{K-1}} g_v^\top g_0 + c \lVert g_0 \rVert \lVert g_v
         \rVert, \qquad d = \frac{1}{1 + c^2} \left( g_0 + c \frac{\lVert g_0 \rVert}{\lVert g_v
         \rVert} g_v \right)
+
+    Where :math:`g_v` is zero up to rounding there is no direction to add to :math:`g_0`.
 
     Departs from the authors' code: v is found exactly (a min-norm point and one scalar equation),
     not by SLSQP with finite differences, and the update is not multiplied by K (a protocol's
@@ -42,6 +49,7 @@ class CAGrad(GramianMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "stationarity"),
     )
 
     def __init__(
@@ -56,7 +64,19 @@ class CAGrad(GramianMethod):
         self.c, self.solver = c, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        v = cagrad_dual(gramian, self.c, self.solver)
+        return self._solve_by(partial(cagrad_dual, c=self.c, solver=self.solver), gramian, losses)
+
+    def yardsticks(self) -> Yardsticks:
+        ways = cagrad_ways(self.c)
+        return {name: partial(self._solve_by, way) for name, way in ways.items()}
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        v = (1 + self.c**2) * weights - 1 / self.n_tasks
+        return cagrad_gap(gramian, v, self.c) if self.c else 0.0
+
+    def _solve_by(self, way: Way, gramian: Array, losses: Array) -> Array:
+        v = way(gramian)
         size, mean_size = (max(float(q), 0.0) ** 0.5 for q in (v @ gramian @ v, gramian.mean()))
-        ratio = self.c * mean_size / size if size > 0 else 0.0
+        resolved = size > RESOLUTION * float(v @ np.sqrt(np.diag(gramian)))
+        ratio = self.c * mean_size / size if resolved else 0.0
         return np.asarray((1 / self.n_tasks + ratio * v) / (1 + self.c**2))

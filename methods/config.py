@@ -6,8 +6,7 @@ import numpy as np
 
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
-
-RANK_TOL = float(np.finfo(np.float32).eps)
+from mtlbench.methods._solvers import equiangular
 
 
 class ConFIG(GramianMethod):
@@ -38,17 +37,13 @@ class ConFIG(GramianMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical"),
     )
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        w, norms = np.zeros(self.n_tasks), np.sqrt(np.diag(gramian))
-        used = norms > 0
-        if not used.any():
-            return w
-        sizes = norms[used]
-        cosines = gramian[np.ix_(used, used)] / np.outer(sizes, sizes)
-        y = np.linalg.pinv(cosines, rcond=len(sizes) * RANK_TOL, hermitian=True).sum(axis=1)
+        y, cosines, norms = equiangular(gramian)
         square = float(y @ cosines @ y)  # of x; at least 1 where x has the projection 1 on all
-        if square > 1e-12:
-            w[used] = (sizes @ cosines @ y) / square * y / sizes
-        return w
+        if square <= 1e-12:
+            return np.zeros_like(y)
+        length = norms @ cosines @ y / square
+        return np.divide(length * y, norms, out=np.zeros_like(y), where=norms > 0)

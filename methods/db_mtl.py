@@ -41,6 +41,7 @@ class DBMTL(WeightingMethod):
         arxiv="2308.12029",
         head_policy="weighted",
         backwards="per-task",
+        claims=("permutation", "scaling", "row-scaling"),
     )
     steps: Tensor
     average: Tensor

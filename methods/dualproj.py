@@ -9,6 +9,7 @@ import numpy as np
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import project_dual_cone
+from mtlbench.methods._yardsticks import Yardsticks, projection_gap, projection_yardsticks
 
 
 class DualProj(GramianMethod):
@@ -35,6 +36,7 @@ class DualProj(GramianMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "non-conflict", "stationarity"),
     )
 
     def __init__(
@@ -48,5 +50,14 @@ class DualProj(GramianMethod):
         self.solver = solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        mean = np.full(self.n_tasks, 1 / self.n_tasks)
-        return project_dual_cone(gramian, mean, self.solver)
+        return project_dual_cone(gramian, self._mean()[0], self.solver)
+
+    def yardsticks(self) -> Yardsticks:
+        return projection_yardsticks(self._mean())
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        return projection_gap(gramian, weights, self._mean())
+
+    def _mean(self) -> Array:
+        """Weights of the mean gradient, (1, K)."""
+        return np.full((1, self.n_tasks), 1 / self.n_tasks)

@@ -36,6 +36,7 @@ class DWA(WeightingMethod):
         arxiv="1803.10704",
         head_policy="weighted",
         scale="sum",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
     current: Tensor
     last: Tensor

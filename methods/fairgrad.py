@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import fair
+from mtlbench.methods._yardsticks import Yardsticks, fair_residual, fair_yardsticks
 
 
 class FairGrad(GramianMethod):
@@ -34,6 +35,7 @@ class FairGrad(GramianMethod):
         arxiv="2402.15638",
         head_policy="unit",
         backwards="per-task",
+        claims=("permutation", "non-conflict", "stationarity"),
     )
 
     def __init__(
@@ -49,3 +51,9 @@ class FairGrad(GramianMethod):
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         return fair(gramian, self.alpha, self.solver)
+
+    def yardsticks(self) -> Yardsticks:
+        return fair_yardsticks(self.alpha)
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        return fair_residual(gramian, weights, self.alpha)

@@ -43,6 +43,7 @@ class FAMO(WeightingMethod):
         head_policy="weighted",
         scale="mean",
         extra_forwards=1,
+        claims=("permutation", "scaling", "identical", "simplex", "stationarity"),
     )
 
     def __init__(

@@ -32,6 +32,7 @@ class GLS(WeightingMethod):
         arxiv="1904.08492",
         head_policy="weighted",
         scale="mean",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
     def weights(self, view: GradientView) -> Tensor:

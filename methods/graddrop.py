@@ -36,6 +36,7 @@ class GradDrop(WeightingMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
     def __init__(self, n_tasks: int, *, leak: Annotated[float, Ge(0), Le(1)] = 0.0) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo, WeightingMethod
 
-EPS = 1e-8
+EPS, ADAM_EPS = 1e-8, 1e-20
 
 
 class GradNorm(WeightingMethod):
@@ -27,7 +27,8 @@ class GradNorm(WeightingMethod):
 
     Departs from the paper: the norms are those of all shared parameters, as in LibMTL, or with
     ``at="representation"`` those at the trunk's output, not those of the last shared layer; w has
-    an Adam optimizer of its own and stays positive.
+    an Adam optimizer of its own, with an epsilon too small to see the scale of the gradients, and
+    stays positive.
 
     Args:
         n_tasks: K.
@@ -44,6 +45,7 @@ class GradNorm(WeightingMethod):
         head_policy="weighted",
         scale="sum",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
     initial: Tensor
     steps: Tensor
@@ -59,7 +61,7 @@ class GradNorm(WeightingMethod):
         super().__init__(n_tasks)
         self.alpha, self.at = alpha, at
         self.factors = nn.Parameter(torch.ones(n_tasks))
-        self.optimizer = torch.optim.Adam([self.factors], lr=lr)
+        self.optimizer = torch.optim.Adam([self.factors], lr=lr, eps=ADAM_EPS)
         self.register_buffer("initial", torch.zeros(n_tasks))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._seen: tuple[Tensor, Tensor] | None = None

@@ -45,6 +45,7 @@ class GradVac(GramianMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        claims=("scaling", "identical", "stationarity"),
     )
     targets: Tensor
 

@@ -6,8 +6,7 @@ import numpy as np
 
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
-
-RANK_TOL = float(np.finfo(np.float32).eps)
+from mtlbench.methods._solvers import equiangular
 
 
 class IMTLG(GramianMethod):
@@ -42,18 +41,14 @@ class IMTLG(GramianMethod):
         head_policy="weighted",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        norms = np.sqrt(np.diag(gramian))
-        used = norms > 0
-        if not used.any():
+        y, _, norms = equiangular(gramian)
+        if not norms.any():
             return np.full(self.n_tasks, 1 / self.n_tasks)
-        sizes = norms[used]
-        cosines = gramian[np.ix_(used, used)] / np.outer(sizes, sizes)
-        y = np.linalg.pinv(cosines, rcond=len(sizes) * RANK_TOL, hermitian=True).sum(axis=1)
-        w = np.zeros(self.n_tasks)
-        w[used] = y / sizes
+        w = np.divide(y, norms, out=np.zeros_like(y), where=norms > 0)
         # The sum of y is the squared norm of the projection of 1 on the range of C, up to scale.
         if y.sum() <= 1e-12 or abs(w.sum()) <= 1e-12 * np.abs(w).sum():
             raise ArithmeticError("no direction has equal projections on the gradients")

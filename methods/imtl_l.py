@@ -28,7 +28,13 @@ class IMTLL(WeightingMethod):
         lr: learning rate of s.
     """
 
-    info = MethodInfo(name="imtl_l", title="IMTL-L", year=2021, head_policy="weighted")
+    info = MethodInfo(
+        name="imtl_l",
+        title="IMTL-L",
+        year=2021,
+        head_policy="weighted",
+        claims=("permutation", "scaling", "stationarity"),
+    )
 
     def __init__(self, n_tasks: int, *, lr: PositiveFloat = 1e-3) -> None:
         super().__init__(n_tasks)

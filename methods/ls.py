@@ -15,7 +15,13 @@ class LS(WeightingMethod):
     """
 
     info = MethodInfo(
-        name="ls", title="LS", year=1997, head_policy="weighted", scale="sum", role="baseline"
+        name="ls",
+        title="LS",
+        year=1997,
+        head_policy="weighted",
+        scale="sum",
+        role="baseline",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
     def weights(self, view: GradientView) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
+from mtlbench.methods._yardsticks import MIN_NORM, Way, Yardsticks, min_norm_gap
 
 
 class MGDA(GramianMethod):
@@ -37,6 +39,7 @@ class MGDA(GramianMethod):
         head_policy="weighted",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "simplex", "non-conflict", "stationarity"),
     )
 
     def __init__(
@@ -51,9 +54,21 @@ class MGDA(GramianMethod):
         self.normalize, self.solver = normalize, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
+        return min_norm(self._normalized(gramian, losses), self.solver)
+
+    def yardsticks(self) -> Yardsticks:
+        return {name: partial(self._solve_by, way) for name, way in MIN_NORM.items()}
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        return min_norm_gap(self._normalized(gramian, losses), weights)
+
+    def _solve_by(self, way: Way, gramian: Array, losses: Array) -> Array:
+        return way(self._normalized(gramian, losses))
+
+    def _normalized(self, gramian: Array, losses: Array) -> Array:
         norms = np.sqrt(np.diag(gramian))
         sizes = {"l2": norms, "loss": losses, "loss+": losses * norms}.get(self.normalize)
-        if sizes is not None:
-            inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-            gramian = gramian * np.outer(inverse, inverse)
-        return min_norm(gramian, self.solver)
+        if sizes is None:
+            return gramian
+        inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
+        return np.asarray(gramian * np.outer(inverse, inverse))

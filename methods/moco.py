@@ -45,6 +45,7 @@ class MoCo(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "identical"),
     )
     simplex: Tensor
     steps: Tensor

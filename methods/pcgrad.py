@@ -39,6 +39,7 @@ class PCGrad(GramianMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        claims=("scaling", "identical", "stationarity"),
     )
 
     def __init__(self, n_tasks: int, **common: Any) -> None:

@@ -29,6 +29,7 @@ class Random(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("scaling", "identical", "simplex", "stationarity"),
     )
 
     def weights(self, view: GradientView) -> Tensor:

@@ -33,6 +33,7 @@ class RLW(WeightingMethod):
         arxiv="2111.10603",
         head_policy="weighted",
         scale="mean",
+        claims=("scaling", "identical", "simplex", "stationarity"),
     )
 
     def __init__(

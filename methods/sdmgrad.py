@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import NonNegativeFloat
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
+from mtlbench.methods._yardsticks import MIN_NORM, Way, Yardsticks, min_norm_gap
 
 
 class SDMGrad(GramianMethod):
@@ -42,6 +44,7 @@ class SDMGrad(GramianMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "simplex", "stationarity"),
     )
 
     def __init__(
@@ -56,6 +59,19 @@ class SDMGrad(GramianMethod):
         self.lam, self.solver = lam, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        K = self.n_tasks
-        rows = (np.eye(K) + self.lam / K) / (1 + self.lam)  # of the hull, in terms of J's
-        return np.asarray(min_norm(rows @ gramian @ rows.T, self.solver) @ rows)
+        return self._solve_by(partial(min_norm, solver=self.solver), gramian, losses)
+
+    def yardsticks(self) -> Yardsticks:
+        return {name: partial(self._solve_by, way) for name, way in MIN_NORM.items()}
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        v = (1 + self.lam) * weights - self.lam / self.n_tasks
+        return min_norm_gap(self._rows() @ gramian @ self._rows().T, v)
+
+    def _solve_by(self, way: Way, gramian: Array, losses: Array) -> Array:
+        rows = self._rows()
+        return np.asarray(way(rows @ gramian @ rows.T) @ rows)
+
+    def _rows(self) -> Array:
+        """The hull's, in terms of J's."""
+        return np.asarray((np.eye(self.n_tasks) + self.lam / self.n_tasks) / (1 + self.lam))

@@ -22,7 +22,14 @@ class SI(WeightingMethod):
         n_tasks: K.
     """
 
-    info = MethodInfo(name="si", title="SI", year=2022, arxiv="2202.01017", head_policy="weighted")
+    info = MethodInfo(
+        name="si",
+        title="SI",
+        year=2022,
+        arxiv="2202.01017",
+        head_policy="weighted",
+        claims=("permutation", "scaling", "stationarity"),
+    )
 
     def weights(self, view: GradientView) -> Tensor:
         return 1 / view.losses.clamp_min(EPS)

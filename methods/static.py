@@ -40,7 +40,13 @@ class Static(WeightingMethod):
             (``static:weights=1/2/0.5``), or one for all. They are used as they are.
     """
 
-    info = MethodInfo(name="static", title="Static weights", year=1997, head_policy="weighted")
+    info = MethodInfo(
+        name="static",
+        title="Static weights",
+        year=1997,
+        head_policy="weighted",
+        claims=("permutation", "scaling", "stationarity"),
+    )
     fixed: Tensor
 
     def __init__(

@@ -34,7 +34,12 @@ class STCH(WeightingMethod):
     """
 
     info = MethodInfo(
-        name="stch", title="STCH", year=2024, arxiv="2402.19078", head_policy="weighted"
+        name="stch",
+        title="STCH",
+        year=2024,
+        arxiv="2402.19078",
+        head_policy="weighted",
+        claims=("permutation", "scaling", "stationarity"),
     )
     nadir: Tensor
 

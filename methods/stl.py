@@ -12,7 +12,13 @@ class STL(WeightingMethod):
     """Single-task learning: one network a task, so there is one loss and nothing to weight."""
 
     info = MethodInfo(
-        name="stl", title="STL", year=1997, head_policy="weighted", scale="sum", role="reference"
+        name="stl",
+        title="STL",
+        year=1997,
+        head_policy="weighted",
+        scale="sum",
+        role="reference",
+        claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
     def weights(self, view: GradientView) -> Tensor:

@@ -33,6 +33,7 @@ class TrimmedMean(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical"),
     )
 
     def __init__(self, n_tasks: int, *, trim: NonNegativeInt = 1) -> None:

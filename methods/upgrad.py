@@ -9,6 +9,7 @@ import numpy as np
 from mtlbench.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import project_dual_cone
+from mtlbench.methods._yardsticks import Yardsticks, projection_gap, projection_yardsticks
 
 
 class UPGrad(GramianMethod):
@@ -35,6 +36,7 @@ class UPGrad(GramianMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        claims=("permutation", "scaling", "identical", "non-conflict", "stationarity"),
     )
 
     def __init__(
@@ -48,6 +50,11 @@ class UPGrad(GramianMethod):
         self.solver = solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        rows = np.eye(self.n_tasks)
-        projected = [project_dual_cone(gramian, row, self.solver) for row in rows]
-        return np.asarray(np.mean(projected, axis=0))
+        projected = project_dual_cone(gramian, np.eye(self.n_tasks), self.solver)
+        return np.asarray(projected.mean(axis=0))
+
+    def yardsticks(self) -> Yardsticks:
+        return projection_yardsticks(np.eye(self.n_tasks))
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        return projection_gap(gramian, weights, np.eye(self.n_tasks))

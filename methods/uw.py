@@ -26,7 +26,14 @@ class UW(WeightingMethod):
         lr: learning rate of s.
     """
 
-    info = MethodInfo(name="uw", title="UW", year=2018, arxiv="1705.07115", head_policy="weighted")
+    info = MethodInfo(
+        name="uw",
+        title="UW",
+        year=2018,
+        arxiv="1705.07115",
+        head_policy="weighted",
+        claims=("permutation", "scaling", "stationarity"),
+    )
 
     def __init__(self, n_tasks: int, *, lr: PositiveFloat = 1e-3) -> None:
         super().__init__(n_tasks)

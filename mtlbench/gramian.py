@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -54,6 +54,19 @@ class GramianMethod(WeightingMethod):
         Raises:
             ArithmeticError: there is no solution, or it was not found.
         """
+
+    def yardsticks(self) -> Mapping[str, Callable[[Array, Array], Array]]:
+        """Straightforward ways to the same weights, for ``mtlbench bench solvers``.
+
+        Returns:
+            Name to a function of the Gramian (K, K) and the losses (K,) that returns weights (K,).
+        """
+        return {}
+
+    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
+        """How far weights (K,) are from what :meth:`solve` is to find: a relative optimality gap,
+        or the residual of a condition; 0 at the optimum. Asked for where there are yardsticks."""
+        raise NotImplementedError(f"{type(self).__name__} has yardsticks but no gap()")
 
     def weights(self, view: GradientView) -> Tensor:
         if self.refresh > 1 and int(self.steps) % self.refresh:

@@ -6,6 +6,7 @@ import torch
 
 from mtlbench.gramian import Array
 from mtlbench.methods.cagrad import CAGrad
+from mtlbench.views import DenseView
 from tests.models import assert_close, dense_view
 
 CASES = pytest.mark.parametrize(("K", "P"), [(2, 5), (3, 7), (6, 20), (5, 3)])
@@ -57,3 +58,13 @@ def test_cancelling_and_zero_gradients_give_finite_weights() -> None:
         update = method.aggregate(view)
         assert update.shared.norm() < 1e-6
         assert method.diagnostics() == {"solver_fallbacks": 0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_cancelling_gradients_do_not_blow_up_the_update(dtype: torch.dtype) -> None:
+    """A direction that is rounding error has no weight: the update stays in the ball."""
+    view = dense_view()
+    J = view.jacobian().to(dtype)
+    J[1] = -J[0]
+    update = CAGrad(3).aggregate(DenseView(view.losses.to(dtype), J, list(J), view.generator))
+    assert update.shared.norm() <= 1.4 / 1.16 * J.mean(0).norm() * (1 + 1e-6)

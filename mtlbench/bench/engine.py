@@ -1,0 +1,146 @@
+"""``mtlbench bench engine``: what the engine adds to a step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import ClassVar
+
+import torch
+from pydantic import PositiveFloat
+from rich.markup import escape
+from rich.table import Table
+
+from mtlbench.bench import command
+from mtlbench.bench.command import Device, Like, Out, PlanFile, Rounds, Seconds, Threads
+from mtlbench.bench.plan import Part, Plan
+from mtlbench.bench.references import HandWritten, Pass, passes, run_pass
+from mtlbench.bench.timing import Case, Contest, Row, measure
+from mtlbench.bench.workloads import CNN, Workload, baseline, benchmark, cnn, find_task
+from mtlbench.errors import UsageError
+from mtlbench.hardware import pick_device
+from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.trainer import seeded
+
+
+class Plain(Part):
+    """Methods without a wrapper; all registered ones if there is no list."""
+
+    target: PositiveFloat
+    methods: list[str] | None
+
+
+class Wrapped(Part):
+    """Methods with wrappers."""
+
+    target: PositiveFloat
+    methods: list[str]
+    sharpness: list[str]
+
+
+class LossBased(Part):
+    """All registered methods that need but one backward pass, on some of the networks."""
+
+    target: PositiveFloat
+    networks: list[str]
+
+
+class Yardsticks(Part):
+    """All yardsticks of a task."""
+
+    task: str
+    protocol: str
+    target: PositiveFloat
+
+
+class EnginePlan(Plan):
+    """What is measured: the contents of ``engine.yaml``."""
+
+    file: ClassVar[str] = "engine.yaml"
+
+    networks: list[CNN]
+    tasks: list[str]
+    plain: Plain
+    wrapped: Wrapped
+    loss_based: LossBased
+    yardsticks: list[Yardsticks]
+
+
+def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
+    """The cases of a plan, in the order of the table."""
+    builders = {size.name: partial(cnn, size, plan.seed, device) for size in plan.networks}
+    builders |= {name: partial(benchmark, name, plan.seed, device) for name in plan.tasks}
+    methods = METHODS.names() if plan.plain.methods is None else plan.plain.methods
+    for name, build in builders.items():
+        for method in methods:
+            prepare = partial(_against_hand_written, build, method)
+            yield Case(f"{name}: {method}", plan.plain.target, prepare)
+        for sharpness in plan.wrapped.sharpness:
+            for method in plan.wrapped.methods:
+                prepare = partial(_against_passes, build, method, sharpness)
+                yield Case(f"{name}: {method} x {sharpness}", plan.wrapped.target, prepare)
+    for name in plan.loss_based.networks:
+        if name not in builders:
+            raise UsageError(f"the plan has no network {name!r}; valid: {', '.join(builders)}")
+        for method in _loss_based():
+            prepare = partial(_against_baseline, builders[name], method)
+            yield Case(f"{name}: {method} over {baseline()}", plan.loss_based.target, prepare)
+    for entry in plan.yardsticks:
+        with seeded(plan.seed):
+            yardsticks = find_task(entry.task, entry.protocol).yardsticks()
+        for name, (ours, reference) in yardsticks.items():
+            title = f"{entry.task} {entry.protocol}: {name}"
+            yield Case(title, entry.target, partial(Contest, ours, [reference]))
+
+
+def _loss_based() -> list[str]:
+    infos = {name: METHODS.get(name).info for name in METHODS.names()}
+    return [n for n, info in infos.items() if info.backwards == "one" and info.role == "method"]
+
+
+def _against_hand_written(build: Callable[[], Workload], method: str) -> Contest:
+    work = build()
+    step = work.stepper(method, SHARPNESS.default).step
+    return Contest(partial(step, work.batch, work.loss), [HandWritten(work, method)])
+
+
+def _against_passes(build: Callable[[], Workload], method: str, sharpness: str) -> Contest:
+    work = build()
+    step = work.stepper(method, sharpness).step
+    return Contest(partial(step, work.batch, work.loss), passes(work, method, sharpness))
+
+
+def _against_baseline(build: Callable[[], Workload], method: str) -> Contest:
+    """A method's step against the baseline's, and the forward passes that only the method has."""
+    work = build()
+    step, plain = (work.stepper(m, SHARPNESS.default).step for m in (method, baseline()))
+    forward = partial(run_pass, HandWritten(work, method), Pass(None, graph=False, training=True))
+    further = [forward] * METHODS.get(method).info.extra_forwards
+    return Contest(
+        partial(step, work.batch, work.loss), [partial(plain, work.batch, work.loss), *further]
+    )
+
+
+def engine(
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """Time steps against hand-written ones and their passes, networks against yardsticks."""
+    read, where = EnginePlan.read(plan).paced(rounds, seconds), pick_device(device)
+    row = partial(measure, rounds=read.rounds, seconds=read.seconds, device=where)
+    wanted = cases(read, where)
+    command.run(wanted, row, render, like=case, out=out, device=where, threads=threads)
+
+
+def render(rows: Sequence[Row]) -> Table:
+    """The table for a terminal."""
+    table = command.table("ours ms", "reference ms", "ratio", "target", "met")
+    for row in rows:
+        numbers = (f"{row.ours_ms:.4g}", f"{row.reference_ms:.4g}", f"{row.ratio:.3f}")
+        table.add_row(escape(row.case), *numbers, f"{row.target:.3f}", command.verdict(row.met))
+    return table

@@ -1,0 +1,130 @@
+"""What is trained by the benchmarks: a network on one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from mtlbench.bench.plan import Part
+from mtlbench.errors import UsageError
+from mtlbench.interfaces import Batch, InputGroup, Loss, Task
+from mtlbench.model import MultiTaskModel
+from mtlbench.registry import METHODS, TASKS, Spec
+from mtlbench.step import Stepper
+from mtlbench.trainer import seeded
+
+LEARNING_RATE = 1e-5  # the last round meets the same gradients as the first
+DEFAULT_OPTIMIZER = "Adam"
+CLASSES = 2
+
+
+class CNN(Part):
+    """A made-up network: 3 x 3 convolutions, two a width or as ``depths`` says, and a maximum over
+    2 x 2 after each width."""
+
+    name: str
+    widths: list[PositiveInt]
+    features: PositiveInt
+    image: PositiveInt
+    batch: PositiveInt
+    tasks: PositiveInt
+    depths: list[PositiveInt] | None = None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained: a network on one batch.
+
+    Args:
+        build: makes the network, each time with the same weights.
+        batch: to train on.
+        loss: see :data:`~mtlbench.interfaces.Loss`.
+        optimizer: name of a ``torch.optim`` class.
+        device: where all of it is.
+    """
+
+    build: Callable[[], MultiTaskModel]
+    batch: Batch
+    loss: Loss
+    optimizer: str
+    device: torch.device
+
+    def optimize(self, model: nn.Module) -> Optimizer:
+        """A fresh optimizer."""
+        made: Optimizer = getattr(torch.optim, self.optimizer)(model.parameters(), lr=LEARNING_RATE)
+        return made
+
+    def stepper(self, method: str, sharpness: str) -> Stepper:
+        """The library's way to train it."""
+        model = self.build()
+        return Stepper(model, self.optimize(model), method, sharpness)
+
+
+def cnn(size: CNN, seed: int, device: torch.device) -> Workload:
+    """A made-up network and batch of this size."""
+    names = [f"task{k}" for k in range(size.tasks)]
+    depths = size.depths or [2] * len(size.widths)
+
+    def build() -> MultiTaskModel:
+        layers: list[nn.Module] = []
+        before = 3
+        with seeded(seed):
+            for width, depth in zip(size.widths, depths, strict=True):
+                for _ in range(depth):
+                    layers += [
+                        nn.Conv2d(before, width, 3, padding=1, bias=False),
+                        nn.BatchNorm2d(width),
+                        nn.ReLU(),
+                    ]
+                    before = width
+                layers.append(nn.MaxPool2d(2))
+            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+            layers += [nn.Linear(before, size.features), nn.ReLU()]
+            heads = {name: nn.Linear(size.features, CLASSES) for name in names}
+            return MultiTaskModel(nn.Sequential(*layers), heads).to(device)
+
+    noise = torch.Generator().manual_seed(seed)
+    images = torch.randn(size.batch, 3, size.image, size.image, generator=noise)
+    targets = torch.randint(CLASSES, (size.tasks, size.batch), generator=noise)
+    group = InputGroup(images, dict(zip(names, targets, strict=True))).to(device)
+    return Workload(build, [group], _cross_entropy, DEFAULT_OPTIMIZER, device)
+
+
+def _cross_entropy(objective: str, prediction: Any, target: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(prediction, target)
+
+
+def benchmark(name: str, seed: int, device: torch.device) -> Workload:
+    """A registered task's network with the task's first protocol, on its first training batch."""
+    task = find_task(name)
+
+    def build() -> MultiTaskModel:
+        with seeded(seed):
+            return task.build_model(task.protocol.arch).to(device)
+
+    batch = [group.to(device) for group in next(iter(task.batches("train", seed)))]
+    return Workload(build, batch, task.loss, task.protocol.optimizer, device)
+
+
+def find_task(name: str, protocol: str | None = None) -> Task:
+    """A registered task with this protocol of its own, by default its first.
+
+    Raises:
+        UsageError: it has no such protocol.
+    """
+    protocols = {p.name: p for p in TASKS.get(Spec.parse(name).name).info.protocols}
+    wanted = next(iter(protocols)) if protocol is None else protocol
+    if wanted not in protocols:
+        raise UsageError(f"task {name!r} has no protocol {wanted!r}; valid: {', '.join(protocols)}")
+    return TASKS.build(name, protocols[wanted], None)
+
+
+def baseline() -> str:
+    """The method that run times are compared with."""
+    return next(name for name in METHODS.names() if METHODS.get(name).info.role == "baseline")

@@ -1,0 +1,129 @@
+"""Steps on the tiny networks: what they cost, and whether they can be resumed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from mtlbench.interfaces import Passes
+from mtlbench.problem import StepProblem
+from mtlbench.registry import Spec
+from mtlbench.step import Stepper
+from mtlbench.testing.findings import global_seed, require, same
+from mtlbench.testing.networks import NETWORKS, PLAIN, batch, objectives, squared
+
+DTYPES = (torch.float32, torch.float64)
+EPOCH = 10
+"""An epoch ends with every step of a run; numbered so that any warm-up is over after the second."""
+
+
+class Descent(torch.optim.Optimizer):
+    """Gradient descent, without the seconds that torch takes to make its first optimizer."""
+
+    def __init__(self, model: nn.Module, lr: float) -> None:
+        self._params, self._lr = list(model.parameters()), lr  # torch's own imports its compiler
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for p in self._params:
+            if p.grad is not None:
+                p.sub_(p.grad, alpha=self._lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
+
+
+def stepper(
+    method: Spec,
+    sharpness: Spec | None,
+    K: int,
+    *,
+    network: str = PLAIN,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
+    device: str = "cpu",
+    lr: float = 0.01,
+) -> Stepper:
+    """A stepper on a tiny network.
+
+    Args:
+        method: weighting method.
+        sharpness: wrapper; None for the one that changes nothing.
+        K: number of tasks.
+        network: one of ``NETWORKS``.
+        seed: of weights and noise.
+        dtype: of the parameters.
+        device: where they lie.
+        lr: learning rate.
+    """
+    with global_seed(seed):
+        model = NETWORKS[network](objectives(K)).to(device, dtype)
+    return Stepper(model, Descent(model, lr), method, sharpness, seed=seed)
+
+
+def problem(of: Stepper, *, single: bool = True, seed: int = 0, loss: Any = squared) -> StepProblem:
+    """The problem that a stepper's next step would solve."""
+    K = len(of.objectives)
+    groups = batch(K, seed=seed, single=single, like=of.flat.data)
+    return StepProblem(of.model, of.flat, groups, of.objectives, loss, of.generator, of.passes)
+
+
+def devices() -> list[str]:
+    """Where a check can run."""
+    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+
+
+def difference(after: Passes, before: Passes) -> Passes:
+    """Passes in between."""
+    return Passes(**{kind: n - vars(before)[kind] for kind, n in vars(after).items()})
+
+
+def snapshot(module: nn.Module) -> Any:
+    """The module's state as a checkpoint has it."""
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+def resumed(fresh: Callable[..., Stepper]) -> str:
+    """A stepper loaded from a checkpoint goes on bit for bit.
+
+    Args:
+        fresh: makes a stepper from K and keyword options.
+
+    Raises:
+        ViolationError: the two differ.
+    """
+    K = 3
+
+    def train(running: Stepper, steps: range) -> None:
+        for index in steps:
+            report = running.step(batch(K, seed=index), squared)
+            assert report.losses is not None
+            running.on_epoch_end(EPOCH * index, report.losses)
+
+    first = fresh(K)
+    with global_seed(1):
+        train(first, range(3))
+    file = io.BytesIO()
+    torch.save({"model": first.model.state_dict(), "stepper": first.state_dict()}, file)
+    with global_seed(2):
+        train(first, range(3, 6))
+    file.seek(0)
+    state = torch.load(file, weights_only=True)
+    second = fresh(K, seed=1)
+    second.model.load_state_dict(state["model"])
+    second.load_state_dict(state["stepper"])
+    with global_seed(2):
+        train(second, range(3, 6))
+    require(torch.equal(second.flat.data, first.flat.data), "the parameters go another way")
+    require(same(second.state_dict(), first.state_dict()), "the state goes another way")
+    return "3 steps, a checkpoint and 3 more are bit-equal to 6 steps"

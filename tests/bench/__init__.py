@@ -1,0 +1,1 @@
+"""``mtlbench bench`` on networks so small that only the bookkeeping takes time."""

@@ -1,0 +1,90 @@
+"""CONTRIBUTING.md, followed as it stands there by somebody who is new."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mtlbench.cli import main
+from mtlbench.testing import check
+from tests.toy_task import TOY
+
+PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
+METHOD, WRAPPER = "LossProportional", "RandomBall"
+
+
+def section(title: str) -> str:
+    """What stands below a heading."""
+    found = re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    assert found, title
+    return found[1]
+
+
+def blocks(title: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", section(title), re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the templates in files named after what they declare."""
+    for title in ("Add a weighting method", "Add a sharpness wrapper"):
+        (template,) = blocks(title, "python")
+        (name,) = re.findall(r'name="(\w+)"', template)
+        (tmp_path / f"{name}.py").write_text(template)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in ("lossprop", "randomball"):
+        sys.modules.pop(name, None)
+
+
+def commands(title: str) -> list[list[str]]:
+    """The page's commands; the templates are imported, and one seed of the toy task is quicker."""
+    instead = {
+        "lossprop": f"lossprop:{METHOD}",
+        "randomball": f"randomball:{WRAPPER}",
+        "multimnist": TOY,
+    }
+    text = "".join(blocks(title, "bash")).replace("--seed 0 1 2", "--seed 0 --epochs 1")
+    return [[instead.get(word, word) for word in shlex.split(line)] for line in text.splitlines()]
+
+
+def test_from_the_template_to_a_row(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = commands("Add a weighting method")
+    assert [words[:2] for words in steps] == [
+        ["mtlbench", "check"],
+        ["mtlbench", "run"],
+        ["mtlbench", "leaderboard"],
+    ]
+    for _, *words in steps:
+        assert main(words) == 0
+    assert "FAILED" not in capsys.readouterr().out
+
+    rows = pd.read_csv(folder / "boards" / "toy.csv").set_index("method")
+    assert set(rows.index) == {"stl", "ls", "lossprop"}
+    row = rows.loc["lossprop"]
+    assert (row["method_title"], row["status"]) == ("Loss-proportional", "ok")
+    assert pd.notna(row["delta_m"])
+
+
+def test_the_template_claims_what_holds_and_nothing_else(folder: Path) -> None:
+    verdicts = {finding.verdict for finding in check(f"lossprop:{METHOD}")}
+    assert verdicts == {"ok", "does not hold"}
+
+
+def test_the_wrapper_conforms(folder: Path) -> None:
+    checked, run = commands("Add a sharpness wrapper")
+    assert main(checked[1:]) == 0
+    assert run[:2] == ["mtlbench", "run"]
+
+
+def test_the_entry_points_name_the_templates() -> None:
+    (snippet,) = blocks("In a package of your own", "toml")
+    for group, cls in (("methods", METHOD), ("sharpness", WRAPPER)):
+        assert re.search(rf'"mtlbench\.{group}"\]\n\w+ = "[\w.]+:{cls}"', snippet)

@@ -298,11 +298,10 @@ def check_update(name: str, update: Any, view: GradientView, sizes: Sequence[int
     if not isinstance(update, Update):
         kind = type(update).__name__
         raise ContractError(f"{name}: aggregate() must return an Update, not {kind}")
-    if not isinstance(update.heads, Sequence):
-        kind = type(update.heads).__name__
-        raise ContractError(f"{name}: aggregate() must return a sequence of heads, not {kind}")
-    if len(update.heads) != len(sizes) - 1:
-        heads = f"{len(sizes) - 1} head gradients, not {len(update.heads)}"
+    found: object = update.heads
+    count = len(found) if isinstance(found, Sequence) else type(found).__name__
+    if count != len(sizes) - 1:
+        heads = f"{len(sizes) - 1} head gradients, not {count}"
         raise ContractError(f"{name}: aggregate() must return {heads}")
     _check_vector(f"{name}: aggregate() must return as shared", update.shared, sizes[:1])
     for k, (own, size) in enumerate(zip(update.heads, sizes[1:], strict=True)):

@@ -1,7 +1,9 @@
-"""The command line: ``mtlbench quickstart | list | run | leaderboard | bench``."""
+"""The command line: ``mtlbench quickstart | list | run | leaderboard | show | check | data |
+bench``."""
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,12 +21,16 @@ from rich.table import Table
 
 from mtlbench import leaderboard as boards
 from mtlbench import report
+from mtlbench import show as pictures
 from mtlbench import toy as two_losses
 from mtlbench.bench import bench_app
+from mtlbench.data import check_split
+from mtlbench.data_cli import data_app
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
 from mtlbench.results import RunRecord, Store, check_writable
 from mtlbench.runner import Run, RunSpec
+from mtlbench.standin import cores
 from mtlbench.sweep import grid, sweep, unfinished
 
 app = typer.Typer(
@@ -34,11 +40,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(bench_app, name="bench")
+app.add_typer(data_app, name="data")
 console = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 120)
 
 LIST_OPTIONS = ("--method", "--sharpness", "--seed")
 """Options that take several values: ``--seed 0 1 2``."""
 
+VERDICT_STYLES = {"ok": "green", "FAILED": "red", "holds": "default", "does not hold": "dim"}
 Kind = Literal["tasks", "methods", "sharpness"]
 REGISTRIES: dict[str, Registry[Any]] = {
     "tasks": TASKS,
@@ -91,12 +99,18 @@ def run(
     data: Annotated[Path | None, typer.Option(help="Folder of the real data set.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
     arch: Annotated[str | None, typer.Option(help="Instead of the protocol's.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict that the trunk begins with.")
+    ] = None,
+    keep_model: Annotated[
+        bool, typer.Option("--keep-model", help="Keep the selected epoch's weights, for show.")
+    ] = False,
     device: Device = None,
     jobs: Jobs = None,
     threads: Annotated[int, typer.Option(min=1, help="Torch threads of each run.")] = 1,
 ) -> None:
     """Train every method with every wrapper and seed, but for the runs that are done."""
-    base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device)
+    base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device, weights, keep_model)
     runs = grid(base, method, sharpness or [SHARPNESS.default], seed or [0])
     failed = _execute(runs, out, jobs, threads)
     _print(Store(out))
@@ -165,6 +179,27 @@ def leaderboard(
 
 
 @app.command()
+def show(
+    task: Annotated[str, typer.Argument(help="NAME or NAME:option=value,...")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the real data set.")] = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Record of a run with --keep-model: its predictions.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, val or test.")] = "val",
+    n: Annotated[int, typer.Option(min=1, help="Samples.")] = 4,
+    out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("show.png"),
+) -> None:
+    """Draw inputs and targets, and with a run its predictions and their errors."""
+    check_split(split)
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"the picture's file must end in .png, not be {out}")
+    check_writable(out.parent)
+    benchmark, model, title = pictures.opened(task, data, run)
+    pictures.draw(pictures.rows(benchmark, model, split, n), f"{title}, {split}", out)
+    _say(f"wrote {out}")
+
+
+@app.command()
 def toy(out: Out = Path("toy")) -> None:
     """Draw where methods and wrappers lead on two quadratic losses in the plane."""
     check_writable(out)
@@ -181,6 +216,27 @@ def toy(out: Out = Path("toy")) -> None:
         _say(f"wrote {out / name}")
 
 
+@app.command()
+def check(
+    name: Annotated[
+        str, typer.Argument(help="NAME or my_pkg.mod:MyClass, and :option=value,... after it.")
+    ],
+) -> None:
+    """Hold a method or wrapper to its contract and to what it claims."""
+    from mtlbench import testing  # half a second to import, and needed only here
+
+    found = testing.check(name)
+    table = Table("check", "held to it", "verdict", "detail", title=escape(name))
+    for finding in found:
+        verdict = f"[{VERDICT_STYLES[finding.verdict]}]{finding.verdict}"
+        table.add_row(finding.check, finding.held, verdict, escape(finding.detail))
+    console.print(table)
+    failed = [finding.check for finding in found if finding.failed]
+    if failed:
+        _say(f"{name} does not conform: {', '.join(failed)}", style="red")
+        raise typer.Exit(1)
+
+
 def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> list[RunRecord]:
     """Run what is not done yet, with a progress bar if somebody watches; the failed ones."""
     check_writable(folder)
@@ -188,7 +244,7 @@ def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) 
     todo = unfinished(runs, store)
     done = len(runs) - len(todo)
     _say(f"{len(runs)} runs, {done} of them done before; records in {folder}")
-    parallel = jobs or (_cores() if runs[0].device.type == "cpu" else 1)
+    parallel = jobs or (cores() if runs[0].device.type == "cpu" else 1)
     failed: list[RunRecord] = []
     with _progress(sum(run.total_epochs for run in todo)) as (progress, bar):
 
@@ -248,11 +304,6 @@ def _print(records: Iterable[RunRecord]) -> dict[str, boards.Board]:
     return built
 
 
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
 def _spread(arguments: Sequence[str]) -> list[str]:
     """Write ``--seed 0 1 2`` as ``--seed 0 --seed 1 --seed 2``, which is what click understands."""
     spread: list[str] = []
@@ -297,6 +348,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """Console script; like ``python -m``, it finds a user's own modules in the current folder."""
+    """Console script; like ``python -m``, it finds a user's own modules in the current folder, and
+    says what takes its time."""
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("mtlbench").setLevel(logging.INFO)
     sys.path.append(os.getcwd())
     raise SystemExit(main())

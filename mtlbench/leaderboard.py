@@ -121,10 +121,13 @@ def _metrics(records: Iterable[RunRecord]) -> dict[str, Metric]:
 
 def _group(record: RunRecord) -> dict[str, Any]:
     identity = record.identity
-    return {
+    group = {
         name: _text(value) if isinstance(value := getattr(identity, name), dict) else value
         for name in GROUP
     }
+    if identity.weights is not None:
+        group["architecture"] += f" from {identity.weights.file} {identity.weights.sha256[:12]}"
+    return group
 
 
 def _text(options: Mapping[str, Any]) -> str:

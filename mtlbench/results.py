@@ -23,6 +23,14 @@ class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+class Weights(_Record):
+    """A file of initial weights."""
+
+    file: str
+    """Its name, without folders."""
+    sha256: str
+
+
 class RunIdentity(_Record):
     """Everything that decides a run's numbers; two runs with the same identity are the same run."""
 
@@ -40,11 +48,16 @@ class RunIdentity(_Record):
     sharpness_options: dict[str, Any]
     seed: int
     device_class: str
+    weights: Weights | None = None
+    """Of the trunk, where they are not random."""
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that stand for the identity."""
-        text = json.dumps(self.model_dump(), sort_keys=True)
+        """Twelve hexadecimal digits that stand for the identity.
+
+        A field at its default counts for nothing: it was added after runs had been recorded.
+        """
+        text = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     @property
@@ -185,6 +198,10 @@ class Store:
     def path(self, identity: RunIdentity) -> Path:
         """File of the run with this identity."""
         return self.folder / f"{identity.stem}.json"
+
+    def model_path(self, identity: RunIdentity) -> Path:
+        """File of the weights that the run with this identity selected, if they were kept."""
+        return self.folder / "models" / f"{identity.stem}.pt"
 
     def write(self, record: RunRecord) -> Path:
         """Write a record whole."""

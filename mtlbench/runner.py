@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import platform
 import shlex
 import subprocess
@@ -19,7 +20,8 @@ import torch
 import mtlbench
 from mtlbench.errors import DataError, DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, pick_device
-from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
+from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task, TaskInfo
+from mtlbench.model import MultiTaskModel, load_trunk
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
 from mtlbench.results import (
     Metric,
@@ -28,6 +30,7 @@ from mtlbench.results import (
     RunRecord,
     Status,
     Store,
+    Weights,
     write_atomically,
 )
 from mtlbench.step import build_pair
@@ -50,6 +53,9 @@ class RunSpec:
         epochs: replaces the protocol's.
         architecture: replaces the protocol's.
         device: "cpu", "cuda", ...
+        weights: file of the trunk's initial weights.
+        keep_model: whether the selected epoch's weights are kept beside the record; no part of what
+            the run is.
     """
 
     task: str
@@ -61,6 +67,8 @@ class RunSpec:
     epochs: int | None = None
     architecture: str | None = None
     device: str | None = None
+    weights: Path | None = None
+    keep_model: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +91,11 @@ class Run:
         return [(o,) for o in objectives] if self.method_info.role == "reference" else [objectives]
 
     @property
+    def keeps_model(self) -> bool:
+        """Whether its model is wanted, and it trains only one."""
+        return self.spec.keep_model and len(self.phases) == 1
+
+    @property
     def total_epochs(self) -> int:
         """Epochs over all phases."""
         return self.identity.epochs * len(self.phases)
@@ -92,7 +105,8 @@ def prepare(spec: RunSpec) -> Run:
     """Check a request and resolve its defaults.
 
     Raises:
-        UsageError: an unknown name, an option of the wrong type or range, a missing device.
+        UsageError: an unknown name, an option of the wrong type or range, a missing device, weights
+            that do not fit.
         DataError: the data folder is missing, incomplete or corrupt.
     """
     task, task_options = _task(spec.task, spec.protocol, spec.data, spec.epochs)
@@ -125,6 +139,7 @@ def prepare(spec: RunSpec) -> Run:
         sharpness_options=sharpness_options,
         seed=spec.seed,
         device_class=device.type,
+        weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
@@ -135,7 +150,24 @@ def _task(
     text: str, protocol_name: str | None, data: Path | None, epochs: int | None
 ) -> tuple[Task, dict[str, Any]]:
     """The benchmark; built once for all runs on it."""
-    spec = Spec.parse(text)
+    return build_task(Spec.parse(text), protocol_name, data, epochs)
+
+
+def build_task(
+    spec: Spec, protocol_name: str | None, data: Path | None, epochs: int | None = None
+) -> tuple[Task, dict[str, Any]]:
+    """The benchmark and all its options.
+
+    Args:
+        spec: its name and options.
+        protocol_name: one of its protocols; None for the first.
+        data: folder of the real data set.
+        epochs: instead of the protocol's.
+
+    Raises:
+        UsageError: an unknown name or option.
+        DataError: the data folder is missing, incomplete or corrupt.
+    """
     cls, options = TASKS.resolve(spec)
     protocols = {p.name: p for p in cls.info.protocols}
     name = protocol_name or cls.info.protocols[0].name
@@ -145,12 +177,31 @@ def _task(
         )
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs must be at least 1, not {epochs}")
-    if data is not None and not data.is_dir():
-        raise DataError(f"data folder {data} does not exist; {cls.info.source}")
+    if data is not None:
+        check_folder(data, cls.info)
     protocol = protocols[name]
     if epochs is not None:
         protocol = dataclasses.replace(protocol, epochs=epochs)
     return TASKS.build(spec, protocol, data), options
+
+
+def check_folder(data: Path, info: TaskInfo) -> None:
+    """Refuse a data folder that is not there.
+
+    Raises:
+        DataError: it is not, and how to get the data.
+    """
+    if not data.is_dir():
+        raise DataError(f"data folder {data} does not exist; {info.source}")
+
+
+@cache
+def _weights(task: Task, architecture: str, path: Path) -> Weights:
+    """A file of initial weights, once it is known to fit."""
+    with seeded(0):
+        load_trunk(task.build_model(architecture), path)
+    with path.open("rb") as file:
+        return Weights(file=path.name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None) -> RunRecord:
@@ -199,6 +250,7 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
                 sharpness=Spec.parse(run.spec.sharpness or SHARPNESS.default),
                 seed=run.spec.seed,
                 device=run.device,
+                weights=run.spec.weights,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))
@@ -209,6 +261,8 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
                 on_epoch()
 
             phase = trainer.fit(keep).model_dump()
+        if run.keeps_model:
+            _keep_model(trainer.model, store.model_path(run.identity))
         done.append(
             {"phase": phase, "step_ms": trainer.step_ms, "train_seconds": trainer.train_seconds}
         )
@@ -217,6 +271,11 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
         "step_ms": sum(each["step_ms"] for each in done),
         "train_seconds": sum(each["train_seconds"] for each in done),
     }
+
+
+def _keep_model(model: MultiTaskModel, path: Path) -> None:
+    state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
+    write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
 def _checkpoint(run: Run, store: Store) -> Path:
@@ -272,7 +331,12 @@ def command(run: Run) -> str:
     words = ["mtlbench", "run", spec.task, "--method", spec.method]
     words += ["--sharpness", spec.sharpness or SHARPNESS.default, "--seed", str(spec.seed)]
     words += ["--protocol", run.identity.protocol, "--device", run.device.type]
-    optional = {"--data": spec.data, "--epochs": spec.epochs, "--arch": spec.architecture}
+    optional = {
+        "--data": spec.data,
+        "--epochs": spec.epochs,
+        "--arch": spec.architecture,
+        "--weights": spec.weights,
+    }
     for option, value in optional.items():
         if value is not None:
             words += [option, str(value)]

@@ -50,13 +50,18 @@ def grid(
 
 
 def unfinished(runs: Iterable[Run], store: Store) -> list[Run]:
-    """Those that have no record yet, or a failed one."""
+    """Those that have no record yet, a failed one, or one without the model that is wanted."""
     kept = []
     for run in runs:
         record = store.read(run.identity)
-        if record is None or record.status not in DONE:
+        if record is None or record.status not in DONE or _lacks_model(run, record, store):
             kept.append(run)
     return kept
+
+
+def _lacks_model(run: Run, record: RunRecord, store: Store) -> bool:
+    kept = store.model_path(run.identity)
+    return run.keeps_model and record.status == "ok" and not kept.exists()
 
 
 def sweep(

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlbench.hardware import synchronize
 from mtlbench.interfaces import Task
-from mtlbench.model import MultiTaskModel
+from mtlbench.model import MultiTaskModel, load_trunk
 from mtlbench.problem import evaluation_mode
 from mtlbench.registry import Spec
 from mtlbench.results import Epoch, Phase, Scores
@@ -44,6 +45,7 @@ class Trainer:
         sharpness: wrapper.
         seed: of data order and perturbation noise.
         device: where to train.
+        weights: file of the trunk's initial weights.
     """
 
     def __init__(
@@ -56,10 +58,14 @@ class Trainer:
         sharpness: Spec,
         seed: int,
         device: torch.device,
+        weights: Path | None = None,
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
-        self.model = task.build_model(architecture).to(device)
+        self.model = task.build_model(architecture)
+        if weights is not None:
+            load_trunk(self.model, weights)
+        self.model.to(device)
         optimizer = getattr(torch.optim, protocol.optimizer)(
             self.model.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay
         )
@@ -83,7 +89,7 @@ class Trainer:
         self._warm_up = WARM_UP_STEPS
 
     def fit(self, on_epoch: Callable[[], None] = lambda: None) -> Phase:
-        """Train the remaining epochs and evaluate.
+        """Train the remaining epochs and evaluate; the model is then that of the selected epoch.
 
         Args:
             on_epoch: called after every epoch, when :meth:`state_dict` is worth keeping.

@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from pydantic import NonNegativeInt
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from torchmetrics import MeanSquaredError, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from mtlbench import Batch, InputGroup, MetricInfo, MultiTaskModel, Protocol, Task, TaskInfo
-from mtlbench.data import ArrayBatches, check_split, split_indices
+from mtlbench.data import SPLITS, ArrayBatches, check_split, split_indices
+from mtlbench.interfaces import Fault, Picture
+from mtlbench.standin import Recipe
 
 TOY = "tests.toy_task:ToyTask"
 """How the registry finds it."""
@@ -30,7 +33,22 @@ SIZES = (20, 8, 8)
 WIDTHS = {"linear": 8, "wide": 16}
 KINDS = 3
 
-Fault = Literal["nan", "raise", "exit", "kill", "interrupt", "hang"]
+SECONDS = "TOY_SECONDS"
+"""Variable of the environment: how long a sample takes to generate."""
+
+End = Literal["nan", "raise", "exit", "kill", "interrupt", "hang"]
+
+
+def sample_files(folder: Path, split: str, index: int) -> list[Path]:
+    return [folder / split / kind / f"{index}.npy" for kind in ("image", "label")]
+
+
+def write_sample(folder: Path, split: str, index: int, size: tuple[int, int]) -> None:
+    time.sleep(float(os.environ.get(SECONDS, "0")))
+    rng = np.random.default_rng([SPLITS.index(split), index])
+    image, label = sample_files(folder, split, index)
+    np.save(image, rng.random((*size, 3), dtype=np.float32))
+    np.save(label, rng.integers(0, KINDS, size))
 
 
 class ToyTask(Task):
@@ -70,13 +88,14 @@ class ToyTask(Task):
         source="it is made up",
     )
     data_source = "36 made-up samples"
+    recipe = Recipe(1, {"train": 3, "val": 2, "test": 1}, (4, 6), sample_files, write_sample)
 
     def __init__(
         self,
         protocol: Protocol,
         data: Path | None = None,
         *,
-        fault: Fault | None = None,
+        fault: End | None = None,
         at: NonNegativeInt = 1,
         once: str = "",
     ) -> None:
@@ -124,6 +143,38 @@ class ToyTask(Task):
             "kind_accuracy": MulticlassAccuracy(KINDS, average="micro", validate_args=False)
             * 100.0,
         }
+
+    @classmethod
+    def verify(cls, data: Path) -> Iterator[Fault]:
+        for image in sorted(data.glob("*/image/*.npy")):
+            label = image.parent.with_name("label") / image.name
+            for path, n_axes in ((image, 3), (label, 2)):
+                try:
+                    shape = np.load(path).shape
+                except (OSError, ValueError) as error:
+                    yield Fault(path, f"cannot be read: {error}")
+                else:
+                    if len(shape) != n_axes:
+                        yield Fault(path, f"has shape {shape}, expected {n_axes} axes")
+
+    def pictures(
+        self, group: InputGroup, predictions: Mapping[str, Any] | None
+    ) -> Sequence[Sequence[Picture]]:
+        rows = []
+        for i, (x, level) in enumerate(zip(group.inputs, group.targets["level"], strict=True)):
+            side = x.sigmoid().view(2, 2).numpy()
+            kind = np.full((2, 2), int(group.targets["kind"][i]))
+            kind[0, 0] = -1
+            row = [
+                Picture("input", np.stack([side, side.T, 1 - side], axis=-1), "rgb"),
+                Picture("kind", kind, "labels", (0, KINDS)),
+                Picture("level", np.where(kind < 0, np.nan, float(level)), "heat", (-2, 2)),
+            ]
+            if predictions is not None:
+                error = abs(float(predictions["level"][i] - level))
+                row.append(Picture("error of level", np.where(kind < 0, np.nan, error), "error"))
+            rows.append(row)
+        return rows
 
     def _fail(self) -> None:
         if self._epoch != self.at or (self.once and Path(self.once).exists()):

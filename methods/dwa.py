@@ -53,7 +53,7 @@ class DWA(WeightingMethod):
         return self.current.to(view.losses, copy=True)
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
-        mean = mean_losses.to(self.last)
+        mean = torch.where(mean_losses.isnan(), self.last, mean_losses.to(self.last))
         if self.epochs > 0:
             ratio = mean / self.last.clamp_min(EPS)
             self.current.copy_(self.n_tasks * (ratio / self.temperature).softmax(0))

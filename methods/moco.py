@@ -73,6 +73,7 @@ class MoCo(WeightingMethod):
         J, t = view.jacobian(), int(self.steps) + 1
         Y = J.clone() if t == 1 else self.tracked.to(J).lerp(J, self.beta / t**self.decay)
         v = self.simplex.to(Y.device)
+        v = v / v.sum()  # the entries of the tasks at hand, if others have no label
         pull = (Y @ Y.T).to(v) @ v + self.rho * v
         v = project_simplex(v - self.gamma / t**self.decay * pull)
         self._proposed = Y, v

@@ -52,9 +52,10 @@ class STCH(WeightingMethod):
 
     def weights(self, view: GradientView) -> Tensor:
         losses, nadir = view.losses.clamp_min(EPS), self.nadir.to(view.losses)
-        share = ((losses / nadir).log() / self.mu).softmax(0)
+        share = ((losses / nadir.where(nadir > 0, 1.0)).log() / self.mu).softmax(0)
         return torch.where(nadir > 0, self.n_tasks * share, 1.0) / losses
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
-        if epoch >= self.warmup and not self.nadir.any():
-            self.nadir.copy_(mean_losses.clamp_min(EPS))
+        if epoch >= self.warmup:
+            found = mean_losses.clamp_min(EPS).nan_to_num(0).to(self.nadir)
+            self.nadir.copy_(torch.where(self.nadir > 0, self.nadir, found))

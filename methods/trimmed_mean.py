@@ -38,9 +38,10 @@ class TrimmedMean(WeightingMethod):
 
     def __init__(self, n_tasks: int, *, trim: NonNegativeInt = 1) -> None:
         super().__init__(n_tasks)
-        self.trim = min(trim, (n_tasks - 1) // 2)
+        self.trim = trim
 
     def aggregate(self, view: GradientView) -> Update:
         ordered = view.jacobian().sort(dim=0).values
-        kept = ordered[self.trim : len(ordered) - self.trim]
+        trim = min(self.trim, (view.n_tasks - 1) // 2)
+        kept = ordered[trim : view.n_tasks - trim]
         return Update(kept.mean(0), view.head_grads())

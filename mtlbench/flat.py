@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,7 @@ class FlatParameters:
     def __init__(self, model: MultiTaskModel, objectives: Sequence[str]) -> None:
         shared, heads = model.parameter_roles(objectives)
         self.shared_params = shared
-        self.head_params = heads
+        self.all_head_params = heads
         self.params = [*shared, *(p for head in heads for p in head)]
         _check_uniform(self.params)
         in_heads = {id(p) for p in model.heads.parameters()}
@@ -46,7 +47,7 @@ class FlatParameters:
         sizes = [sum(p.numel() for p in group) for group in (shared, *heads)]
         ends = torch.tensor(sizes).cumsum(0).tolist()
         segments = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]
-        self.shared, self.heads = segments[0], segments[1:]
+        self.shared, self.all_heads = segments[0], segments[1:]
         names = {id(p): name for name, p in model.named_parameters()}
         self.layer_names = [names[id(p)] for p in shared]
         """Names of the shared parameters, as the model has them."""
@@ -54,6 +55,7 @@ class FlatParameters:
         self.data = torch.cat([p.detach().reshape(-1) for p in self.params])
         for p, view in zip(self.params, _views(self.data, self.params), strict=True):
             p.data = view
+        self._use(range(len(heads)))
         self.grad = GradientRows(self, 1)
         self._pool: dict[int, list[GradientRows]] = {1: [self.grad]}
         self._taken: dict[int, int] = {}
@@ -63,19 +65,32 @@ class FlatParameters:
         self.point = 0
         """Names the present position of the parameters; a shift changes it, its end restores it."""
 
-    def begin_step(self) -> None:
-        """Forget the last step: its gradient buffers may be reused, the parameters may differ."""
+    def begin_step(self, tasks: Sequence[int] | None = None) -> None:
+        """Forget the last step: its gradient buffers may be reused, the parameters may differ.
+
+        Args:
+            tasks: which heads take part in the new one; all by default.
+        """
         self._taken = {}
         self._anchored_at = -1
+        self._use(range(len(self.all_heads)) if tasks is None else tasks)
+        self.grad.use(1)
+
+    def _use(self, tasks: Sequence[int]) -> None:
+        self.tasks = list(tasks)
+        """Tasks that take part in the present step."""
+        self.heads = [self.all_heads[k] for k in self.tasks]
+        self.head_params = [self.all_head_params[k] for k in self.tasks]
 
     def rows(self, n_rows: int) -> GradientRows:
         """A zeroed gradient buffer that nobody else uses in this step; allocated once a run."""
-        pool = self._pool.setdefault(n_rows, [])
-        index = self._taken.get(n_rows, 0)
-        self._taken[n_rows] = index + 1
+        size = 1 if n_rows == 1 else max(n_rows, len(self.all_heads))
+        pool = self._pool.setdefault(size, [])
+        index = self._taken.get(size, 0)
+        self._taken[size] = index + 1
         if index == len(pool):
-            pool.append(GradientRows(self, n_rows))
-        return pool[index].zero_()
+            pool.append(GradientRows(self, size))
+        return pool[index].use(n_rows).zero_()
 
     @contextmanager
     def shifted(self, *moves: Move) -> Iterator[None]:
@@ -136,26 +151,32 @@ class GradientRows:
     """A gradient buffer: ``n_rows`` gradients of the shared parameters and one of every head.
 
     Autograd writes into row k while it is bound; head k sees loss k only, so the heads need no
-    rows.
+    rows. Heads that take no part in a step have no gradient in it.
 
     Attributes:
         jacobian: (n_rows, P).
         rows: the rows of ``jacobian``, each (P,).
-        heads: one vector a head.
+        heads: one vector a head that takes part.
     """
 
     def __init__(self, flat: FlatParameters, n_rows: int) -> None:
         P = flat.shared.stop
         self._flat = flat
         self.buffer = flat.data.new_zeros((n_rows - 1) * P + flat.data.numel())
-        self.jacobian = self.buffer[: n_rows * P].view(n_rows, P)
-        self.rows = list(self.jacobian.unbind())
         offset = (n_rows - 1) * P
-        self.heads = [self.buffer[s.start + offset : s.stop + offset] for s in flat.heads]
-        self._row_views = [_views(row, flat.shared_params) for row in self.rows]
-        head_params = [p for head in flat.head_params for p in head]
-        self._head_views = _views(self.buffer[n_rows * P :], head_params)
-        self._head_params = head_params
+        self._jacobian = self.buffer[: n_rows * P].view(n_rows, P)
+        self._rows = list(self._jacobian.unbind())
+        self._heads = [self.buffer[s.start + offset : s.stop + offset] for s in flat.all_heads]
+        self._row_views = [_views(row, flat.shared_params) for row in self._rows]
+        pairs = zip(self._heads, flat.all_head_params, strict=True)
+        self._head_views = [_views(own, params) for own, params in pairs]
+        self.use(n_rows)
+
+    def use(self, n_rows: int) -> GradientRows:
+        """Show the first ``n_rows`` rows, and the heads of the present step."""
+        self.jacobian, self.rows = self._jacobian[:n_rows], self._rows[:n_rows]
+        self.heads = [self._heads[k] for k in self._flat.tasks]
+        return self
 
     def zero_(self) -> GradientRows:
         """Set every gradient to zero."""
@@ -164,10 +185,15 @@ class GradientRows:
 
     def bind(self, row: int = 0) -> None:
         """Let the parameters' ``grad`` be row ``row`` and the heads of this buffer."""
-        for p, view in zip(self._flat.shared_params, self._row_views[row], strict=True):
+        flat = self._flat
+        for p, view in zip(flat.shared_params, self._row_views[row], strict=True):
             p.grad = view
-        for p, view in zip(self._head_params, self._head_views, strict=True):
-            p.grad = view
+        if len(flat.tasks) < len(flat.all_heads):
+            for p in chain.from_iterable(flat.all_head_params):
+                p.grad = None
+        for k in flat.tasks:
+            for p, view in zip(flat.all_head_params[k], self._head_views[k], strict=True):
+                p.grad = view
 
 
 def _views(vector: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor]:

@@ -232,6 +232,11 @@ class WeightingMethod(_Stateful, ABC):
     (not at all, or once for each gradient family of a wrapper); state advances in
     :meth:`after_step` and nowhere else.
 
+    What it knows of each task it keeps in parameters or buffers whose first dimension is K, or the
+    first two. On a step in which some tasks have no label it is a method of the others, with their
+    entries alone, see :func:`~mtlbench.restrict.restricted`: ``n_tasks`` may differ from step to
+    step.
+
     Args:
         n_tasks: K.
     """
@@ -264,7 +269,7 @@ class WeightingMethod(_Stateful, ABC):
         """Advance the state. ``evaluate()`` returns the same batch's losses (K,) after the step."""
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
-        """See the epoch's mean training losses (K,)."""
+        """See the epoch's mean training losses (K,); NaN for a task that had no label in it."""
 
     def diagnostics(self) -> dict[str, float]:
         """Numbers worth a place in a run's record (fallbacks of a solver, ...)."""

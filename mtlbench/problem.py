@@ -17,12 +17,16 @@ from torch.utils._pytree import tree_leaves, tree_map
 from mtlbench.errors import UsageError
 from mtlbench.flat import FlatParameters, Move
 from mtlbench.interfaces import Batch, Loss, Passes
+from mtlbench.labels import Labels
 from mtlbench.model import MultiTaskModel
 from mtlbench.views import Forward, PlainView, ShiftedView
 
 
 class StepProblem:
     """Losses of one batch as a function of the parameters.
+
+    A task without a label in the batch takes no part: the problem is that of the others. Examples
+    without a label are left out of their task's loss, see :func:`~mtlbench.labels.labelled`.
 
     The first forward pass is the real one: it updates normalisation statistics and advances the
     random number generator. Later ones leave the statistics alone and draw the same numbers again
@@ -31,14 +35,14 @@ class StepProblem:
     Args:
         model: the network.
         flat: its parameters.
-        batch: one or more input groups that together hold a target for each objective.
+        batch: one or more input groups, with a target for each objective that takes part.
         objectives: the K task names.
         loss: ``loss(objective, prediction, target)``.
         generator: source of perturbation noise, on the parameters' device.
         passes: counters to add to.
 
     Raises:
-        UsageError: the batch lacks an objective's target.
+        UsageError: a target belongs to no head of the model, or two to the same.
     """
 
     def __init__(
@@ -52,22 +56,20 @@ class StepProblem:
         passes: Passes | None = None,
     ) -> None:
         self.model, self.flat, self.batch = model, flat, batch
-        self.objectives, self.loss, self.generator = list(objectives), loss, generator
+        self.loss, self.generator = loss, generator
         self.passes = Passes() if passes is None else passes
-        found = Counter(name for group in batch for name in group.targets)
-        missing = [name for name in objectives if not found[name]]
-        if missing:
-            raise UsageError(f"the batch has no target for {', '.join(missing)}")
-        double = [name for name in objectives if found[name] > 1]
-        if double:
-            raise UsageError(f"two groups of the batch have a target for {', '.join(double)}")
+        targets = _targets(batch, model)
+        self.labels = Labels({name: targets[name] for name in objectives if name in targets})
+        tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
+        self.objectives = [objectives[k] for k in tasks]
+        """The tasks that take part."""
         self._randomness = _Randomness(flat.data.device)
         self._first = True
         self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
-        flat.begin_step()
+        flat.begin_step(tasks)
 
     @property
     def n_tasks(self) -> int:
@@ -96,7 +98,8 @@ class StepProblem:
                 before_head = partial(self._randomness.enter, index)
                 outputs = self.model.predict(trunk, names, before_head)
                 for name in names:
-                    losses[name] = self.loss(name, outputs[name], group.targets[name])
+                    known = self.labels.pick(name, outputs[name], group.targets[name])
+                    losses[name] = self.loss(name, *known)
                     features[name] = _differentiable(trunk)
         stacked = torch.stack([losses[name] for name in wanted])
         return Forward(stacked, [features[name] for name in wanted], opaque)
@@ -151,6 +154,19 @@ class StepProblem:
             return
         with frozen_statistics(self._layers), self._randomness.replayed():
             yield
+
+
+def _targets(batch: Batch, model: MultiTaskModel) -> dict[str, Tensor]:
+    """The batch's targets by objective."""
+    found = Counter(name for group in batch for name in group.targets)
+    unknown = [name for name in found if name not in model.heads]
+    if unknown:
+        heads = ", ".join(model.heads)
+        raise UsageError(f"a target for {', '.join(unknown)}, which is no head: {heads}")
+    double = [name for name, count in found.items() if count > 1]
+    if double:
+        raise UsageError(f"two groups of the batch have a target for {', '.join(double)}")
+    return {name: target for group in batch for name, target in group.targets.items()}
 
 
 class _Randomness:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from mtlbench.interfaces import (
 from mtlbench.model import MultiTaskModel
 from mtlbench.problem import StepProblem
 from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.restrict import restricted
 from mtlbench.views import NonFiniteError
 
 logger = logging.getLogger(__name__)
@@ -40,8 +42,10 @@ class StepReport:
     """What a step did.
 
     Args:
-        losses: (K,), before the step; None if one of them was not finite.
-        weights: (K,), where the method works by weights and the wrapper aggregates once.
+        losses: (K,), before the step; NaN for a task without a label; None if one of them was not
+            finite.
+        weights: (K,), where the method works by weights and the wrapper aggregates once; 0 for a
+            task without a label.
         skipped: why the parameters were left alone, empty if they were not.
     """
 
@@ -62,7 +66,8 @@ def train_step(
     """Aggregate, write the gradient, step the optimizer, let the methods advance.
 
     A non-finite loss or gradient skips the step: neither parameters nor any state nor running
-    statistics move.
+    statistics move. A task without a label takes no part: its head and what the methods know of it
+    stay as they are, and the others' step is what it would be without it.
 
     Args:
         problem: the step's problem.
@@ -75,17 +80,47 @@ def train_step(
     Raises:
         ContractError: a method returned anything but an update, or was built for another K.
     """
+    tasks, n_tasks = problem.flat.tasks, len(problem.flat.all_heads)
+    for method in methods:
+        if method.n_tasks != n_tasks:
+            built = f"was built for {method.n_tasks} tasks"
+            raise ContractError(f"{method.info.name} {built}, the step has {n_tasks}")
+    if not tasks:
+        return StepReport(None, skipped="no task has a label")
+    with ExitStack() as stack:
+        for method in methods:
+            stack.enter_context(restricted(method, tasks))
+        report = _restricted_step(problem, methods, wrapper, optimizer, scale, clip_norm)
+    losses = _spread(report.losses, tasks, n_tasks, float("nan"))
+    return replace(report, losses=losses, weights=_spread(report.weights, tasks, n_tasks, 0.0))
+
+
+def _restricted_step(
+    problem: StepProblem,
+    methods: Sequence[WeightingMethod],
+    wrapper: SharpnessWrapper,
+    optimizer: Optimizer,
+    scale: float,
+    clip_norm: float | None,
+) -> StepReport:
+    """The step of the tasks that take part."""
     flat = problem.flat
     sizes = [part.stop - part.start for part in (flat.shared, *flat.heads)]
+    before = [vars(method).copy() for method in methods]
+
+    def skip(losses: Tensor | None, weights: Tensor | None, reason: str) -> StepReport:
+        problem.undo_statistics()
+        for method, attributes in zip(methods, before, strict=True):
+            vars(method).update(attributes)
+        return StepReport(losses, weights, reason)
+
     try:
         update = wrapper.update(problem, *(partial(_aggregate, m, scale, sizes) for m in methods))
     except NonFiniteError as error:
-        problem.undo_statistics()
-        return StepReport(None, skipped=str(error))
+        return skip(None, None, str(error))
     _write(flat, update, clip_norm)
     if not torch.isfinite(flat.grad.buffer.sum()):
-        problem.undo_statistics()
-        return StepReport(problem.first_losses, update.weights, "non-finite gradient")
+        return skip(problem.first_losses, update.weights, "non-finite gradient")
     flat.grad.bind()
     optimizer.step()
     after: list[Tensor] = []
@@ -101,13 +136,21 @@ def train_step(
     return StepReport(problem.first_losses, update.weights)
 
 
+def _spread(
+    values: Tensor | None, tasks: Sequence[int], n_tasks: int, missing: float
+) -> Tensor | None:
+    """Values of the tasks that take part among those of all."""
+    if values is None or len(tasks) == n_tasks:
+        return values
+    spread = values.new_full((n_tasks,), missing)
+    spread[list(tasks)] = values
+    return spread
+
+
 def _aggregate(
     method: WeightingMethod, scale: float, sizes: Sequence[int], view: GradientView
 ) -> Update:
     """The method's update at the protocol's scale; unit head gradients are at it already."""
-    if method.n_tasks != view.n_tasks:
-        built = f"was built for {method.n_tasks} tasks"
-        raise ContractError(f"{method.info.name} {built}, the step has {view.n_tasks}")
     update = method.aggregate(view)
     check_update(method.info.name, update, view, sizes)
     if scale == 1.0:
@@ -215,8 +258,8 @@ class Stepper:
         """Train on one batch.
 
         Args:
-            batch: an :class:`InputGroup`, or several that together hold a target for each
-                objective.
+            batch: an :class:`InputGroup`, or several. A task that none of them has a label for
+                takes no part in the step.
             loss: ``loss(objective, prediction, target)``, a scalar.
 
         Raises:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlbench.hardware import synchronize
 from mtlbench.interfaces import Task
+from mtlbench.labels import Labels
 from mtlbench.model import MultiTaskModel, load_trunk
 from mtlbench.problem import evaluation_mode
 from mtlbench.registry import Spec
@@ -121,7 +122,8 @@ class Trainer:
         self.model.train()
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
-        taken, times, skipped_before = 0, [], self.stepper.skipped
+        counts = torch.zeros_like(total)
+        times, skipped_before = [], self.stepper.skipped
         for batch in self.task.batches("train", order):
             groups = [group.to(self.device) for group in batch]
             synchronize(self.device)
@@ -130,10 +132,10 @@ class Trainer:
             synchronize(self.device)
             times.append(time.perf_counter() - start)
             if not report.skipped and report.losses is not None:
-                total += report.losses
-                taken += 1
-        mean = total / taken
-        if taken:
+                total += report.losses.nan_to_num(0.0)
+                counts += ~report.losses.isnan()
+        mean = total / counts
+        if counts.any():
             self.stepper.on_epoch_end(epoch, mean)
         val = evaluate(self.model, self.task, "val", self.objectives, self.device)
         score = self.task.selection_score(val.metrics)
@@ -217,13 +219,18 @@ def evaluate(
             if not names:
                 continue
             predictions = model(group.inputs, names)
-            for name in names:
-                target = group.targets[name]
-                sums[name] += task.loss(name, predictions[name], target) * len(target)
-                counts[name] += len(target)
+            labels = Labels({name: group.targets[name] for name in names})
+            known = {
+                name: labels.pick(name, predictions[name], group.targets[name])
+                for name, count in labels.counts.items()
+                if count
+            }
+            for name, pair in known.items():
+                sums[name] += task.loss(name, *pair) * labels.counts[name]
+                counts[name] += labels.counts[name]
             for metric, meter in meters.items():
-                if of[metric] in names:
-                    meter.update(predictions[of[metric]], group.targets[of[metric]])
+                if of[metric] in known:
+                    meter.update(*known[of[metric]])
     return Scores(
         metrics={name: float(meter.compute()) for name, meter in meters.items()},
         losses={name: float(sums[name] / max(counts[name], 1)) for name in objectives},

@@ -77,8 +77,9 @@ class LookSAM(SharpnessWrapper):
             there = problem.view(losses=here.losses, keep=True)
             update = aggregate[0](there)
             sharp = mean_gradient(there)
-        pairs = zip([mean.shared, *mean.heads], [sharp.shared, *sharp.heads], strict=True)
-        self._proposed = torch.cat([_orthogonal(g, s) for g, s in pairs])
+        self._proposed = torch.zeros_like(flat.data)
+        for (segment, g), s in zip(blocks, [sharp.shared, *sharp.heads], strict=True):
+            self._proposed[segment] = _orthogonal(g, s)
         return update
 
     def _bent(self, flat: FlatParameters, update: Update) -> Update:

@@ -1,0 +1,98 @@
+"""A weighting method for some of its tasks, while the others have no label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mtlbench.interfaces import WeightingMethod
+
+Place = tuple[str, ...]
+"""Where a method keeps a tensor: the kind and its name there."""
+
+
+@contextmanager
+def restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
+    """A method of these tasks only within, of all again afterwards.
+
+    What a method knows of each task it keeps in parameters and buffers whose first dimension is K
+    (or the first two). Within, these and the states of its optimizers have the entries of
+    ``tasks``; those of the others stay as they were.
+
+    Args:
+        method: of K tasks.
+        tasks: indices, ascending.
+    """
+    K, index = method.n_tasks, torch.as_tensor(tasks)
+    if len(index) == K:
+        yield
+        return
+    before = {place: t for place, t in _tensors(method).items() if t.dim() and len(t) == K}
+    for place, t in before.items():
+        _put(method, place, _entries(t, index))
+    method.n_tasks = len(index)
+    try:
+        yield
+    finally:
+        method.n_tasks = K
+        for place, t in _tensors(method).items():
+            made = place not in before and place[0] == "optimizer" and len(t.shape) > 0
+            if place in before or made:
+                _put(method, place, _merged(before.get(place), t, index, K))
+
+
+def _tensors(method: WeightingMethod) -> dict[Place, Tensor]:
+    found: dict[Place, Tensor] = {}
+    for name, p in method.named_parameters(recurse=False):
+        found["parameter", name] = p.data
+    for name, b in method.named_buffers(recurse=False):
+        found["buffer", name] = b
+    for attribute, optimizer in _optimizers(method).items():
+        for number, state in enumerate(optimizer.state.values()):
+            for name, value in state.items():
+                found["optimizer", attribute, str(number), name] = value
+    return found
+
+
+def _optimizers(method: WeightingMethod) -> dict[str, Optimizer]:
+    return {name: v for name, v in vars(method).items() if isinstance(v, Optimizer)}
+
+
+def _put(method: WeightingMethod, place: Place, value: Tensor) -> None:
+    kind, name, *rest = place
+    if kind == "parameter":
+        p = method.get_parameter(name)
+        p.grad, p.data = None, value
+    elif kind == "buffer":
+        setattr(method, name, value)
+    else:
+        states = list(_optimizers(method)[name].state.values())
+        states[int(rest[0])][rest[1]] = value
+
+
+def _square(t: Tensor, n: int) -> bool:
+    return t.dim() > 1 and t.shape[:2] == (n, n)
+
+
+def _entries(t: Tensor, index: Tensor) -> Tensor:
+    chosen = t[index.to(t.device)]
+    return chosen[:, index.to(t.device)] if _square(t, len(t)) else chosen
+
+
+def _merged(before: Tensor | None, now: Tensor, index: Tensor, K: int) -> Tensor:
+    """``before`` with the entries of ``now``; zeros elsewhere if it was made, or shaped, since."""
+    index, square = index.to(now.device), before is not None and _square(before, K)
+    trailing = now.shape[1:]
+    if before is None or (not square and before.shape[1:] != trailing):
+        whole = now.new_zeros(K, *trailing)
+    else:
+        whole = before.clone()
+    if square:
+        whole[index[:, None], index] = now
+    else:
+        whole[index] = now
+    return whole

@@ -1,0 +1,213 @@
+"""Partial labels: examples and whole tasks without a label."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mtlbench import InputGroup, MultiTaskModel, Stepper, UsageError
+from mtlbench.interfaces import Batch, WeightingMethod
+from mtlbench.labels import Labels, labelled
+from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.restrict import restricted
+from mtlbench.testing.families import run_on
+from tests.models import make_stepper, mse, multi_batch, names, same, single_batch, tiny_model
+
+K, PRESENT = 5, [0, 2, 3]
+MISSING = [1, 4]
+TRAINED = [name for name in METHODS.names() if METHODS.get(name).info.role != "reference"]
+
+
+def without(batch: Batch, tasks: list[int], *, mark: bool = False) -> list[InputGroup]:
+    """The batch without these tasks' targets, or with targets that are all missing."""
+    gone = {names(K)[k] for k in tasks}
+    groups = []
+    for group in batch:
+        targets = {
+            name: torch.full_like(t, torch.nan) if mark and name in gone else t
+            for name, t in group.targets.items()
+            if mark or name not in gone
+        }
+        groups.append(InputGroup(group.inputs, targets))
+    return groups
+
+
+# --------------------------------------------------------------------------------------- labels
+def test_what_is_missing() -> None:
+    assert labelled(torch.tensor([1.0, torch.nan, 0.0])).tolist() == [True, False, True]
+    assert labelled(torch.tensor([1, -1, 0])).tolist() == [True, False, True]
+    assert labelled(torch.tensor([True, False])).tolist() == [True, True]
+
+
+def test_an_example_counts_if_anything_of_it_is_known() -> None:
+    target = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [0.0, 0.0]])
+    labels = Labels({"a": target, "b": torch.tensor([0, 1, 2]), "c": torch.tensor([-1, -1, -1])})
+    assert labels.counts == {"a": 2, "b": 3, "c": 0}
+    prediction = torch.arange(6.0).reshape(3, 2)
+    p, t = labels.pick("a", prediction, target)
+    assert torch.equal(p, prediction[[0, 2]])
+    assert torch.equal(t[1], target[2])
+    assert labels.pick("b", prediction, target)[0] is prediction
+    assert labels.pick("a", (prediction,), target)[1] is target
+
+
+# ----------------------------------------------------------------------------------- one problem
+@pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
+@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("mark", [False, True])
+def test_the_others_step_is_what_it_would_be_without_the_missing(
+    method: str, mark: bool, make_batch: Any
+) -> None:
+    """Three steps, against a network and a method of the present tasks alone."""
+    model = tiny_model(K)
+    present = [names(K)[k] for k in PRESENT]
+    heads = {name: copy.deepcopy(model.heads[name]) for name in present}
+    alone = MultiTaskModel(copy.deepcopy(model.shared), heads)
+    some, few = make_stepper(model, method, seed=3), make_stepper(alone, method, seed=3)
+    for seed in range(3):
+        batch = make_batch(K, seed=seed)
+        torch.manual_seed(seed)
+        report = some.step(without(batch, MISSING, mark=mark), mse)
+        torch.manual_seed(seed)
+        expected = few.step([g for g in without(batch, MISSING) if g.targets], mse)
+        assert report.losses is not None
+        assert expected.losses is not None
+        assert report.losses[MISSING].isnan().all()
+        torch.testing.assert_close(report.losses[PRESENT], expected.losses)
+    for name in present:
+        for p, q in zip(
+            model.heads[name].parameters(), alone.heads[name].parameters(), strict=True
+        ):
+            torch.testing.assert_close(p, q)
+    for p, q in zip(model.shared.parameters(), alone.shared.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("sharpness", SHARPNESS.names())
+@pytest.mark.parametrize("method", ["uw", "fairgrad", "graddrop"])
+def test_wrappers_too(method: str, sharpness: str) -> None:
+    model = tiny_model(K)
+    present = [names(K)[k] for k in PRESENT]
+    heads = {name: copy.deepcopy(model.heads[name]) for name in present}
+    alone = MultiTaskModel(copy.deepcopy(model.shared), heads)
+    some = make_stepper(model, method, sharpness, seed=3)
+    few = make_stepper(alone, method, sharpness, seed=3)
+    for seed in range(2):
+        batch = single_batch(K, seed=seed)
+        for stepper in (some, few):
+            torch.manual_seed(seed)
+            stepper.step(without(batch, MISSING), mse)
+    for p, q in zip(model.shared.parameters(), alone.shared.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_missing_task_is_left_as_it_was(method: str) -> None:
+    """Its head, also where the optimizer has momentum and decay, and what the method knows."""
+    model = tiny_model(K)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    stepper = Stepper(model, optimizer, method)
+    for seed in range(2):
+        stepper.step(single_batch(K, seed=seed), mse)
+    heads = [copy.deepcopy(model.heads[names(K)[k]].state_dict()) for k in MISSING]
+    known = _known(stepper.methods[0])
+    stepper.step(without(single_batch(K), MISSING), mse)
+    assert same([model.heads[names(K)[k]].state_dict() for k in MISSING], heads)
+    assert same(_known(stepper.methods[0]), known)
+    assert not stepper.step(single_batch(K), mse).skipped
+
+
+def _known(method: WeightingMethod) -> dict[str, Tensor]:
+    """The entries of the missing tasks."""
+    tensors = {**dict(method.named_parameters()), **dict(method.named_buffers())}
+    return {n: t.detach()[MISSING].clone() for n, t in tensors.items() if t.dim() and len(t) == K}
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_any_order_of_missing_tasks_stays_finite(method: str) -> None:
+    model = tiny_model(K)
+    stepper = make_stepper(model, method, lr=0.01)
+    for step, missing in enumerate([[0], [0, 1, 2], [], [1, 2, 3, 4], [4], [0, 1, 3, 4], []]):
+        report = stepper.step(without(single_batch(K, seed=step), missing), mse)
+        assert not report.skipped
+        mean = torch.full((K,), 0.5)
+        mean[missing] = torch.nan
+        stepper.on_epoch_end(step, mean)
+        assert torch.isfinite(stepper.flat.data).all()
+
+
+def test_a_batch_without_any_label_is_skipped() -> None:
+    stepper = make_stepper(tiny_model(K), "mgda")
+    before = stepper.flat.data.clone()
+    report = stepper.step(without(single_batch(K), list(range(K))), mse)
+    assert report.skipped == "no task has a label"
+    assert torch.equal(stepper.flat.data, before)
+    assert stepper.skipped == 1
+
+
+def test_a_misspelt_target_is_named() -> None:
+    group = single_batch(3)[0]
+    wrong = InputGroup(group.inputs, {**group.targets, "tsk": group.targets[names(3)[0]]})
+    with pytest.raises(UsageError, match=r"a target for tsk, which is no head: task1, task10"):
+        make_stepper(tiny_model(3)).step([wrong], mse)
+
+
+def test_passes_are_those_of_the_present_tasks() -> None:
+    stepper = make_stepper(tiny_model(K), "mgda", "samo")
+    stepper.step(without(single_batch(K), MISSING), mse)
+    assert (stepper.passes.forward, stepper.passes.backward) == (1 + 3 * 3, 1 + 3)
+
+
+# -------------------------------------------------------------------------------------- examples
+def test_examples_without_a_label_are_left_out_of_the_mean() -> None:
+    model, stepper = tiny_model(3), None
+    group = single_batch(3)[0]
+    first = names(3)[0]
+    target = group.targets[first].clone()
+    target[::2] = torch.nan
+    model.eval()
+    outputs = model(group.inputs, [first])[first]
+    expected = mse(first, outputs[1::2], target[1::2])
+    stepper = make_stepper(model)
+    report = stepper.step([InputGroup(group.inputs, {**group.targets, first: target})], mse)
+    assert report.losses is not None
+    torch.testing.assert_close(report.losses[0], expected.detach())
+
+
+# -------------------------------------------------------------------------------------- restrict
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_restricted_method_is_one_of_fewer_tasks(method: str) -> None:
+    """On fresh methods, three steps; and it is whole again afterwards."""
+    whole, few = METHODS.build(method, K), METHODS.build(method, len(PRESENT))
+    shapes = {n: t.shape for n, t in whole.state_dict().items() if isinstance(t, Tensor)}
+    for case in run_on("ordinary", len(PRESENT)):
+        with restricted(whole, PRESENT):
+            a = whole.aggregate(case.view())
+            whole.after_step(lambda case=case: 0.9 * case.losses)  # type: ignore[misc]
+        b = few.aggregate(case.view())
+        few.after_step(lambda case=case: 0.9 * case.losses)  # type: ignore[misc]
+        torch.testing.assert_close(a.shared, b.shared)
+    assert whole.n_tasks == K
+    for name, t in whole.state_dict().items():
+        if isinstance(t, Tensor) and shapes[name].numel():
+            assert t.shape == shapes[name]
+
+
+def test_a_method_of_ones_own_needs_nothing_for_it() -> None:
+    class Learnt(WeightingMethod):
+        info = METHODS.get("ls").info
+
+        def __init__(self, n_tasks: int) -> None:
+            super().__init__(n_tasks)
+            self.logits = nn.Parameter(torch.arange(n_tasks, dtype=torch.float32))
+
+    method = Learnt(4)
+    with restricted(method, [1, 3]):
+        assert method.logits.tolist() == [1, 3]
+        with torch.no_grad():
+            method.logits.add_(10)
+    assert method.logits.tolist() == [0, 11, 2, 13]

@@ -118,6 +118,9 @@ def _restricted_step(
         update = wrapper.update(problem, *(partial(_aggregate, m, scale, sizes) for m in methods))
     except NonFiniteError as error:
         return skip(None, None, str(error))
+    except BaseException:
+        skip(None, None, "")
+        raise
     _write(flat, update, clip_norm)
     if not torch.isfinite(flat.grad.buffer.sum()):
         return skip(problem.first_losses, update.weights, "non-finite gradient")

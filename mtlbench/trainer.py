@@ -208,7 +208,8 @@ def evaluate(
     objectives: Sequence[str],
     device: torch.device,
 ) -> Scores:
-    """Metrics and mean losses of a split, in evaluation mode; the model's mode is restored."""
+    """Metrics and mean losses of a split, of the objectives that have a label in it; in evaluation
+    mode, the model's mode is restored."""
     of = {metric.name: metric.objective for metric in task.info.metrics}
     meters = {n: m.to(device) for n, m in task.meters().items() if of[n] in objectives}
     sums = {name: torch.zeros((), device=device, dtype=torch.float64) for name in objectives}
@@ -232,6 +233,8 @@ def evaluate(
                 if of[metric] in known:
                     meter.update(*known[of[metric]])
     return Scores(
-        metrics={name: float(meter.compute()) for name, meter in meters.items()},
-        losses={name: float(sums[name] / max(counts[name], 1)) for name in objectives},
+        metrics={
+            name: float(meter.compute()) for name, meter in meters.items() if counts[of[name]]
+        },
+        losses={name: float(sums[name] / counts[name]) for name in objectives if counts[name]},
     )

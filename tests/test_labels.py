@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench import InputGroup, MultiTaskModel, Stepper, UsageError
-from mtlbench.interfaces import Batch, WeightingMethod
+from mtlbench.interfaces import Batch, Task, WeightingMethod
 from mtlbench.labels import Labels, labelled
-from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.problem import evaluation_mode
+from mtlbench.registry import METHODS, SHARPNESS, TASKS
 from mtlbench.restrict import restricted
 from mtlbench.testing.families import run_on
+from mtlbench.trainer import evaluate
 from tests.models import make_stepper, mse, multi_batch, names, same, single_batch, tiny_model
 
 K, PRESENT = 5, [0, 2, 3]
@@ -211,3 +214,54 @@ def test_a_method_of_ones_own_needs_nothing_for_it() -> None:
         with torch.no_grad():
             method.logits.add_(10)
     assert method.logits.tolist() == [0, 11, 2, 13]
+
+
+# ----------------------------------------------------------------------------------------- tasks
+class _Sparse:
+    """A task that lost every second label of its first objective and all of its last one."""
+
+    def __init__(self, task: Task) -> None:
+        self.task, self.info = task, task.info
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.task, name)
+
+    def batches(self, split: str, seed: int | None) -> list[Batch]:
+        batch = next(iter(self.task.batches(split, seed)))
+        first, last = self.info.objectives[0], self.info.objectives[-1]
+        groups = []
+        for group in batch:
+            targets = dict(group.targets)
+            missing = torch.nan if targets[first].is_floating_point() else -1
+            targets[first] = targets[first].clone()
+            targets[first][::2] = missing
+            targets[last] = torch.full_like(targets[last], missing)
+            groups.append(InputGroup(group.inputs, targets))
+        return [groups]
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:FutureWarning")
+@pytest.mark.parametrize("name", ["multimnist", "qm9"])
+def test_tasks_train_and_evaluate_with_what_there_is(name: str) -> None:
+    protocol = TASKS.get(name).info.protocols[0]
+    task = TASKS.build(name, protocol, None)
+    sparse, objectives = _Sparse(task), list(task.info.objectives)
+    model = task.build_model(protocol.arch)
+    stepper = Stepper(model, torch.optim.Adam(model.parameters()), "fairgrad", "samo")
+    (batch,) = sparse.batches("train", 0)
+    report = stepper.step(batch, task.loss)
+    assert not report.skipped
+    assert report.losses is not None
+    assert report.losses.isnan().tolist() == [o == objectives[-1] for o in objectives]
+    scores = evaluate(model, sparse, "val", objectives, torch.device("cpu"))  # type: ignore[arg-type]
+    known = {m.name for m in task.info.metrics if m.objective != objectives[-1]}
+    assert set(scores.metrics) == known
+    assert all(math.isfinite(value) for value in scores.metrics.values())
+    assert list(scores.losses) == objectives[:-1]
+    full = next(iter(task.batches("val", None)))
+    (few,) = sparse.batches("val", None)
+    with evaluation_mode(model), torch.no_grad():
+        outputs = model(few[0].inputs, objectives)
+    first = objectives[0]
+    expected = task.loss(first, outputs[first][1::2], full[0].targets[first][1::2])
+    assert scores.losses[first] == pytest.approx(float(expected), rel=1e-5)

@@ -18,8 +18,8 @@ from mtlbench.runner import Run, RunSpec
 from mtlbench.sweep import grid, sweep, unfinished
 
 HERE = Path(__file__).parent
-EPOCHS = {"qm9": 20, "multimnist": 5}
-TUNING_EPOCHS = {"qm9": 30, "multimnist": 5}
+EPOCHS = {"multimnist": 5, "qm9": 20}
+TUNING_EPOCHS = {"multimnist": 5, "qm9": 30}
 METHODS = ("ls", "mgda", "fairgrad")
 WRAPPERS = (
     "sam",
@@ -84,8 +84,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     jobs = parser.parse_args().jobs
     wrappers = {task: ["none", *chosen(task, jobs)] for task in EPOCHS}
-    for seed in SEEDS:
-        for task, texts in wrappers.items():
+    for task, texts in wrappers.items():
+        for seed in SEEDS:
             base = RunSpec(task, "", epochs=EPOCHS[task], device="cpu")
             finish(grid(base, ["stl", *METHODS], texts, [seed]), HERE / "records", jobs)
 

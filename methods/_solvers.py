@@ -115,14 +115,17 @@ def cagrad_dual(gramian: ArrayLike, c: float, solver: Literal["nnls", "cvxpy"] =
 
     shift = mean / (radius * c)
     low, high, s = -1.0, 2 * float(norms.max()), radius  # so that both ends are tried, if needed
+    settled = False  # then one step more: the longest rows see the last digits of s
     for _ in range(100):
         w = _min_norm_point(points + s * shift)
         x = points.T @ w
         norm = float(np.sqrt(x @ x))
         # g_w = 0 at one s means that -g_0 lies in the hull's normal cone at 0: optimal at every s.
         rounding = 1e-14 * (w @ norms)
-        if abs(norm - s) <= 1e-10 * s + rounding or norm <= 100 * rounding:
+        error = abs(norm - s)
+        if settled or error <= 1e-13 * s + rounding or norm <= 100 * rounding:
             return w
+        settled = error <= 1e-10 * s
         low, high = (s, high) if norm > s else (low, s)
         # On the face that holds w, g_w moves along the projection of -shift onto the face.
         face = points[w > 0]
@@ -130,6 +133,8 @@ def cagrad_dual(gramian: ArrayLike, c: float, solver: Literal["nnls", "cvxpy"] =
         slope = -float((x @ axes) @ (shift @ axes)) / norm - 1
         s = max(s - (norm - s) / slope, 0.0) if slope < 0 else low
         if not low < s < high:
+            if settled:
+                return w
             s = (max(low, 0.0) + high) / 2
     raise SolveError(f"CAGrad's dual did not converge: s in [{low}, {high}] after 100 steps")
 

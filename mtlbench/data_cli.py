@@ -91,7 +91,7 @@ def _generated() -> list[str]:
                 found.append(name)
         except UsageError:
             continue
-    return found or ["none"]
+    return found or ["no task does"]
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -30,7 +30,7 @@ SMALL = ["--n-train", "2", "--n-val", "1", "--n-test", "0", "--jobs", "1"]
 class Plain(ToyTask):
     """A task that neither generates nor reads a folder."""
 
-    recipe = None
+    recipe = None  # type: ignore[assignment]
 
     @classmethod
     def verify(cls, data: Path) -> Iterator[Fault]:

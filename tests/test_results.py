@@ -11,8 +11,18 @@ import pytest
 from pydantic import ValidationError
 
 from mtlbench.errors import UsageError
-from mtlbench.results import RunRecord, Store, check_writable, read_record, write_atomically
+from mtlbench.results import (
+    RunRecord,
+    Store,
+    Weights,
+    check_writable,
+    read_record,
+    write_atomically,
+)
 from tests.factories import identity, record
+
+OLD_DIGEST = "95b425251181"
+"""Of :func:`tests.factories.identity` before identities had weights."""
 
 
 def test_round_trip(tmp_path: Path) -> None:
@@ -62,6 +72,18 @@ def test_the_order_of_options_does_not_make_another_run() -> None:
     options = {"a": 1, "b": 2}
     backwards = dict(reversed(options.items()))
     assert identity(task_options=options).digest == identity(task_options=backwards).digest
+
+
+def test_records_of_before_there_were_weights_are_the_same_runs(tmp_path: Path) -> None:
+    assert identity().digest == OLD_DIGEST
+    store, run = Store(tmp_path), record()
+    old = json.loads(run.model_dump_json())
+    del old["identity"]["weights"]
+    (tmp_path / f"{identity().stem}.json").write_text(json.dumps(old))
+    assert store.read(identity()) == run
+
+    weights = [Weights(file=file, sha256=sha) for file in ("a.pt", "b.pt") for sha in ("0", "1")]
+    assert len({identity(weights=w).digest for w in (None, *weights)}) == 5
 
 
 # ------------------------------------------------------------------------------------ bad records

@@ -3,6 +3,7 @@ results."""
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from functools import cache
@@ -18,7 +19,8 @@ from mtlbench.errors import DataError, UsageError
 from mtlbench.registry import SHARPNESS, Spec
 from mtlbench.results import RunRecord, Store
 from mtlbench.runner import Run, RunSpec, command, execute, prepare
-from mtlbench.trainer import WARM_UP_STEPS
+from mtlbench.sweep import unfinished
+from mtlbench.trainer import WARM_UP_STEPS, Trainer, evaluate, seeded
 from tests.toy_task import BROKEN, EPOCHS, TOY, ToyTask
 
 OBJECTIVES = ToyTask.info.objectives
@@ -218,6 +220,150 @@ def test_the_first_steps_are_not_timed(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("mtlbench.trainer.time.perf_counter", tick)
     record = execute(run_of(), Store(tmp_path))
     assert record.step_ms == pytest.approx(1.0)
+
+
+# ------------------------------------------------------------------------------------ models
+def test_a_model_is_kept_only_if_asked_for(shared: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    run, plain = run_of("famo", keep_model=True), run_of("famo")
+    assert run.identity == plain.identity
+    record = execute(run, store)
+    assert numbers(record) == numbers(unbroken("famo", "none", shared))
+    assert list(tmp_path.rglob("*.pt")) == [store.model_path(run.identity)]
+    assert list(store) == [record]
+    assert not Store(shared / "unbroken").model_path(run.identity).exists()
+
+
+def test_the_kept_model_is_the_selected_one_also_after_an_interrupt(tmp_path: Path) -> None:
+    run, store, whole = run_of("uw", keep_model=True), Store(tmp_path), Store(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, store, Interrupt(EPOCHS))
+    (phase,) = execute(run, store).phases
+    execute(run, whole)
+    state = torch.load(store.model_path(run.identity), weights_only=True)
+    same = torch.load(whole.model_path(run.identity), weights_only=True)
+    assert state.keys() == same.keys()
+    assert all(torch.equal(state[name], same[name]) for name in state)
+    model = run.task.build_model(run.identity.architecture)
+    model.load_state_dict(state)
+    for split, scores in phase.selected.items():
+        assert evaluate(model, run.task, split, OBJECTIVES, run.device) == scores
+
+
+def test_a_kept_model_is_no_larger_than_its_tensors(tmp_path: Path) -> None:
+    run, store = run_of(keep_model=True), Store(tmp_path)
+    execute(run, store)
+    state = torch.load(store.model_path(run.identity), weights_only=True)
+    for value in state.values():
+        assert value.untyped_storage().nbytes() == value.numel() * value.element_size()
+
+
+def test_a_run_of_several_models_keeps_none(tmp_path: Path) -> None:
+    assert execute(run_of("stl", keep_model=True), Store(tmp_path)).status == "ok"
+    assert list(tmp_path.rglob("*.pt")) == []
+
+
+def test_a_run_is_done_again_for_its_model(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    plain, wanted = run_of(), run_of(keep_model=True)
+    execute(plain, store)
+    assert unfinished([plain, wanted], store) == [wanted]
+    execute(wanted, store)
+    assert unfinished([plain, wanted], store) == []
+    stl, diverged = (
+        run_of("stl", keep_model=True),
+        run_of(task=f"{TOY}:fault=nan", keep_model=True),
+    )
+    for run in (stl, diverged):
+        execute(run, store)
+    assert unfinished([stl, diverged], store) == []
+
+
+# ------------------------------------------------------------------------------------ weights
+@pytest.fixture
+def trunk(tmp_path: Path) -> Path:
+    """A file with one tensor of the trunk's, and one that it does not have."""
+    path = tmp_path / "trunk.pt"
+    torch.save({"0.weight": torch.full((8, 4), 0.5), "fc.weight": torch.ones(2)}, path)
+    return path
+
+
+def test_weights_are_loaded_into_the_trunk(trunk: Path) -> None:
+    def trainer(weights: Path | None) -> Trainer:
+        parts: dict[str, Any] = {"method": Spec("ls"), "sharpness": Spec("none"), "seed": 0}
+        with seeded(0):
+            return Trainer(
+                run_of().task,
+                OBJECTIVES,
+                architecture="linear",
+                device=torch.device("cpu"),
+                weights=weights,
+                **parts,
+            )
+
+    state, plain = trainer(trunk).model.state_dict(), trainer(None).model.state_dict()
+    changed = {name for name in state if not torch.equal(state[name], plain[name])}
+    assert changed == {"shared.0.weight"}
+    assert (state["shared.0.weight"] == 0.5).all()
+
+
+@pytest.mark.parametrize("method", ["ls", "stl"])
+def test_other_weights_make_another_run(method: str, trunk: Path, tmp_path: Path) -> None:
+    run, store = run_of(method, weights=trunk), Store(tmp_path / "out")
+    record = execute(run, store)
+    assert record.status == "ok"
+    assert store.read(run.identity) == record
+    weights = run.identity.weights
+    assert weights is not None
+    assert weights.file == "trunk.pt"
+    assert weights.sha256 == hashlib.sha256(trunk.read_bytes()).hexdigest()
+    assert f"--weights {trunk}" in command(run)
+
+    plain = execute(run_of(method), store)
+    assert plain.identity.digest != run.identity.digest
+    assert numbers(plain)["phases"] != numbers(record)["phases"]
+
+    (tmp_path / "same").mkdir()
+    again = trunk.rename(tmp_path / "same" / trunk.name)
+    assert run_of(method, weights=again).identity == run.identity
+    renamed = trunk.parent / "other.pt"
+    renamed.write_bytes(again.read_bytes())
+    assert run_of(method, weights=renamed).identity.digest != run.identity.digest
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (None, "there is no file of weights at"),
+        (b"half", "cannot be read"),
+        ([torch.ones(1)], "expected a state dict, names to tensors"),
+        ({"state_dict": {"0.weight": torch.ones(8, 4)}}, "expected a state dict"),
+        (
+            {f"layer{i}": torch.ones(1) for i in range(9)},
+            "no name is one of the trunk's; the file has layer0, layer1, layer2, layer3, layer4, "
+            "... (9 in all), the trunk 0.weight, 0.bias, 1.weight, 1.bias, 1.running_mean, "
+            "... (7 in all)",
+        ),
+        (
+            {"0.weight": torch.ones(8, 3), "0.bias": torch.ones(7), "1.bias": torch.ones(8)},
+            "other shapes than the trunk: 0.weight (8, 3), expected (8, 4); 0.bias (7,), "
+            "expected (8,)",
+        ),
+    ],
+    ids=["missing", "corrupt", "no mapping", "nested", "no name", "shapes"],
+)
+def test_weights_that_do_not_fit_are_refused_before_training(
+    state: Any, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "weights.pt"
+    if isinstance(state, bytes):
+        path.write_bytes(state)
+    elif state is not None:
+        torch.save(state, path)
+    with pytest.raises(UsageError) as caught:
+        run_of(weights=path)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
 
 
 def test_the_command_repeats_the_run(tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatch
+from functools import partial
 from itertools import accumulate, compress
 from typing import Annotated, Literal
 
@@ -15,8 +16,16 @@ from torch import Tensor
 
 from mtlbench.errors import UsageError
 from mtlbench.flat import FlatParameters, Move
-from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
+from mtlbench.interfaces import (
+    GradientView,
+    Passes,
+    PlainStep,
+    SharpnessInfo,
+    SharpnessWrapper,
+    Update,
+)
 from mtlbench.methods.sharpness._ball import Ball, mean_gradient
+from mtlbench.methods.sharpness._yardsticks import ReleasedSAMO
 from mtlbench.problem import StepProblem, evaluation_mode
 
 Probe = Callable[[int], tuple[Tensor, Tensor]]
@@ -94,6 +103,16 @@ class SAMO(SharpnessWrapper):
         probes = self.n_samples * probed * (1 if forward else 2)
         here = int(forward and self.probe == "eval")
         return Passes(method.forward + n_tasks + probes + here, 1 + n_tasks)
+
+    def yardsticks(self) -> Mapping[str, PlainStep]:
+        released = partial(
+            ReleasedSAMO,
+            rho=self.ball.rho,
+            alpha=self.alpha,
+            mu=self.mu,
+            adaptive=self.ball.adaptive,
+        )
+        return {"released": released}
 
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         flat, here = problem.flat, problem.view()

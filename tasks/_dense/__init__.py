@@ -1,0 +1,1 @@
+"""Dense prediction on folders in MTAN's layout."""

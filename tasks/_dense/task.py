@@ -1,0 +1,159 @@
+"""What benchmarks of dense prediction have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from torch import Tensor
+from torchmetrics import Metric
+
+from mtlbench import standin
+from mtlbench.data import ArrayBatches, check_split, split_indices
+from mtlbench.interfaces import Batch, Fault, InputGroup, Picture, Protocol, Task
+from mtlbench.model import MultiTaskModel
+from mtlbench.tasks._dense.augment import Crops
+from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, refuse, scan
+from mtlbench.tasks._dense.losses import LOSSES
+from mtlbench.tasks._dense.meters import meter
+from mtlbench.tasks._dense.pictures import panels
+from mtlbench.tasks._nets.deeplab import deeplab
+from mtlbench.tasks._nets.mtan import mtan
+from mtlbench.tasks._nets.segnet import UnitLength, segnet
+from mtlbench.tasks._nets.unet import WIDTH, unet
+
+ARCHITECTURES = ("unet", "segnet", "mtan", "deeplab")
+
+
+class DenseTask(Task):
+    """Objectives for every pixel, on a folder in MTAN's layout: ``train|val/<kind>/<i>.npy``.
+
+    The folder's ``val`` is the data set's published test set. A protocol's options:
+
+    - ``images``: how many samples of the folder are used, by split; ``val`` is carved out of the
+      folder's ``train`` by a fixed rule, ``test`` is the folder's ``val``. Without it all are used,
+      and epochs are judged on the test set, as published.
+    - ``scales``: of the enlarged parts of training images, half of which are mirrored.
+    - ``width``: of the network ``unet``.
+
+    Args:
+        legacy: average depth and normal errors over batches, medians too, as published trainers do.
+    """
+
+    kinds: ClassVar[Mapping[str, Kind]]
+    """Arrays of a sample: "image", and one an objective."""
+    classes: ClassVar[int]
+    """Of the segmentation."""
+    scenery: ClassVar[str]
+    """What the stand-in shows."""
+
+    def __init__(
+        self, protocol: Protocol, data: Path | None = None, *, legacy: bool = False
+    ) -> None:
+        super().__init__(protocol, data)
+        self.legacy = legacy
+        folder = standin.cached(self.info.name, self._recipe()) if data is None else data
+        if data is not None:
+            refuse(standin.check_manifest(self.info.name, self._recipe(), data), self.info.source)
+        manifest = standin.read_manifest(folder)
+        self.stand_in = manifest is not None
+        train, held_out = (
+            open_samples(folder / part, self.kinds, self.info.source) for part in ("train", "val")
+        )
+        self.samples = _split(train, held_out, protocol.options.get("images"))
+        for samples in self.samples.values():
+            refuse(samples.faults(odd=False), self.info.source)
+        self.data_source = self._describe(len(train) + len(held_out))
+
+    @classmethod
+    def _recipe(cls) -> standin.Recipe:
+        assert cls.recipe is not None
+        return cls.recipe
+
+    def _describe(self, total: int) -> str:
+        what = f"{self.info.title} as preprocessed for MTAN"
+        if self.stand_in:
+            what = f"generated {self.scenery} v{self._recipe().version} (stand-in)"
+        height, width = self.samples["train"].size
+        if "images" in self.protocol.options:
+            split = f"split {'/'.join(f'{len(s):,}' for s in self.samples.values())}"
+        else:
+            split = "epochs judged on test as published"
+        return f"{what}, {total:,} images {height}x{width}, {split}"
+
+    def build_model(self, arch: str) -> MultiTaskModel:
+        outputs = {o: self.kinds[o].channels or self.classes for o in self.info.objectives}
+        finals = {o: UnitLength() for o in outputs if self.kinds[o].unit}
+        builders: Mapping[str, Callable[..., MultiTaskModel]] = {
+            "unet": partial(unet, width=self.protocol.options.get("width", WIDTH)),
+            "segnet": segnet,
+            "mtan": mtan,
+            "deeplab": deeplab,
+        }
+        return builders[arch](outputs, finals)
+
+    def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
+        """As in :class:`Task`; shuffled training images are augmented, each in its own way."""
+        check_split(split)
+        samples, crops = self.samples[split], None
+        if split == "train" and seed is not None and "scales" in self.protocol.options:
+            scales = self.protocol.options["scales"]
+            crops = Crops.draw(len(samples), samples.size, scales, seed)
+
+        def group(index: Tensor) -> InputGroup:
+            arrays = {name: samples.read(name, index.tolist()) for name in self.kinds}
+            if crops is not None:
+                arrays = crops[index](arrays)
+            return InputGroup(arrays.pop("image"), arrays)
+
+        return ArrayBatches(group, len(samples), self.protocol.batch_size, seed)
+
+    def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
+        return LOSSES[objective](prediction, target)
+
+    def meters(self) -> Mapping[str, Metric]:
+        return {m.name: meter(m.name, self.classes, legacy=self.legacy) for m in self.info.metrics}
+
+    @classmethod
+    def verify(cls, data: Path) -> Iterator[Fault]:
+        for part in ("train", "val"):
+            samples, faults = scan(data / part, cls.kinds)
+            yield from faults
+            yield from samples.faults(odd=True)
+
+    def pictures(
+        self, group: InputGroup, predictions: Mapping[str, Any] | None
+    ) -> Sequence[Sequence[Picture]]:
+        return [
+            panels(
+                group.inputs[i],
+                {name: target[i] for name, target in group.targets.items()},
+                {name: p[i] for name, p in (predictions or {}).items()},
+                self.classes,
+            )
+            for i in range(len(group.inputs))
+        ]
+
+
+def _split(
+    train: Samples, held_out: Samples, images: Mapping[str, int] | None
+) -> dict[str, Samples]:
+    """The samples of train, val and test."""
+    if images is None:
+        return {"train": train, "val": held_out, "test": held_out}
+    parts = split_indices(len(train), (images["train"], images["val"], 0))
+    test = split_indices(len(held_out), (0, 0, images["test"]))["test"]
+    return {
+        "train": train.subset(parts["train"]),
+        "val": train.subset(parts["val"]),
+        "test": held_out.subset(test),
+    }
+
+
+def write_arrays(files: Mapping[Path, Any]) -> None:
+    """Save arrays in single precision."""
+    for path, array in files.items():
+        np.save(path, np.asarray(array, dtype=np.float32))

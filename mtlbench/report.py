@@ -114,10 +114,16 @@ def _spread(mean: float, std: float) -> str:
 
 
 def _name(row: pd.Series[Any], rows: pd.DataFrame, part: Literal["method", "sharpness"]) -> str:
-    """Title, with the options if they tell rows of the same title apart."""
-    same = rows.loc[rows[part] == row[part], f"{part}_options"]
-    title, options = row[f"{part}_title"], row[f"{part}_options"]
-    return f"{title} {options}".strip() if same.nunique() > 1 else str(title)
+    """Title, with the options that tell it from rows of the same title."""
+    shared = _shared_options(rows.loc[rows[part] == row[part], f"{part}_options"])
+    own = [o for o in row[f"{part}_options"].split(",") if o not in shared]
+    return f"{row[f'{part}_title']} {','.join(own)}".strip()
+
+
+def _shared_options(texts: pd.Series[str]) -> list[str]:
+    """Options that all rows have."""
+    first, *others = (text.split(",") for text in texts.unique())
+    return [o for o in first if o and all(o in other for other in others)]
 
 
 def _notes(rows: pd.DataFrame) -> list[str]:
@@ -150,9 +156,9 @@ def _common_options(rows: pd.DataFrame) -> list[str]:
     parts = []
     for part in ("method", "sharpness"):
         for title, same in rows.groupby(f"{part}_title", sort=False):
-            options = set(same[f"{part}_options"])
-            if len(options) == 1 and options != {""}:
-                parts.append(f"{title} {options.pop()}")
+            options = _shared_options(same[f"{part}_options"])
+            if options:
+                parts.append(f"{title} {','.join(options)}")
     return [f"Options: {'; '.join(parts)}"] if parts else []
 
 

@@ -72,7 +72,10 @@ def holm(p: pd.Series) -> np.ndarray:
 def main() -> None:
     rows = []
     for task in TASKS:
-        runs = pd.read_csv(HERE / f"{task}_seeds.csv")
+        path = HERE / f"{task}_seeds.csv"
+        if not path.exists():
+            continue
+        runs = pd.read_csv(path)
         runs = runs[(runs["role"] != "reference") & (runs["status"] == "ok")]
         runs["variant"] = runs.apply(variant, axis=1)
         for method, mine in runs.groupby("method_title", sort=False):

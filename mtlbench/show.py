@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
 
-PANEL = 2.6
-"""Height of a panel in inches."""
-_BAR = 0.7
+PANEL = (2.6, 3.4)
+"""Largest height and width of a panel in inches."""
+_BAR, _TITLE = 0.7, 0.3
 _COLOURS = {"heat": "viridis", "error": "inferno"}
 
 Row = Sequence[Picture]
@@ -138,10 +138,13 @@ def draw(found: Sequence[Row], title: str, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    first = found[0][0].values
-    width = PANEL * first.shape[1] / first.shape[0] + _BAR
+    pixels = found[0][0].values.shape
+    scale = min(inches / n for inches, n in zip(PANEL, pixels, strict=False))
     n_columns = max(map(len, found))
-    size = (width * n_columns, (PANEL + 0.3) * len(found) + 0.6)
+    size = (
+        (scale * pixels[1] + _BAR) * n_columns,
+        (scale * pixels[0] + _TITLE) * len(found) + 2 * _TITLE,
+    )
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(len(found), n_columns, squeeze=False)

@@ -62,22 +62,23 @@ class Cityscapes(DenseTask):
         title="Cityscapes",
         objectives=("segmentation", "depth"),
         metrics=(
-            MetricInfo("mIoU", "segmentation", "%", higher_is_better=True, scale=70),
+            MetricInfo("mIoU", "segmentation", "%", higher_is_better=True, scale=60),
             MetricInfo("PixAcc", "segmentation", "%", higher_is_better=True, scale=90),
-            MetricInfo("AbsErr", "depth", "1.85/m", higher_is_better=False, scale=0.0125),
-            MetricInfo("RelErr", "depth", "ratio", higher_is_better=False, scale=0.2),
+            MetricInfo("AbsErr", "depth", "inverse depth", higher_is_better=False, scale=0.03),
+            MetricInfo("RelErr", "depth", "ratio", higher_is_better=False, scale=0.3),
         ),
         protocols=(
             Protocol(
                 name="mini",
                 version=1,
                 arch="unet",
-                epochs=40,
-                batch_size=8,
+                epochs=50,
+                batch_size=4,
                 lr=2e-3,
+                scheduler=("StepLR", {"step_size": 40, "gamma": 0.2}),
                 options={
-                    "images": {"train": 120, "val": 40, "test": 60},
-                    "scales": (1.0, 1.2, 1.5),
+                    "images": {"train": 40, "val": 30, "test": 60},
+                    "scales": (1.0,),
                     "width": 16,
                 },
             ),
@@ -105,7 +106,7 @@ class Cityscapes(DenseTask):
         "PATH/train and PATH/val with image, label_7, depth/0.npy, 1.npy, ...",
     )
     recipe = Recipe(
-        version=1, counts={"train": 160, "val": 60}, size=(64, 128), files=_files, write=_write
+        version=1, counts={"train": 70, "val": 60}, size=(64, 128), files=_files, write=_write
     )
     kinds = KINDS
     classes = CLASSES

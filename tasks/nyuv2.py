@@ -52,7 +52,7 @@ class NYUv2(DenseTask):
         title="NYUv2",
         objectives=("segmentation", "depth", "normal"),
         metrics=(
-            MetricInfo("mIoU", "segmentation", "%", higher_is_better=True, scale=40),
+            MetricInfo("mIoU", "segmentation", "%", higher_is_better=True, scale=30),
             MetricInfo("PixAcc", "segmentation", "%", higher_is_better=True, scale=60),
             MetricInfo("AbsErr", "depth", "m", higher_is_better=False, scale=0.7),
             MetricInfo("RelErr", "depth", "ratio", higher_is_better=False, scale=0.3),
@@ -68,11 +68,12 @@ class NYUv2(DenseTask):
                 version=1,
                 arch="unet",
                 epochs=40,
-                batch_size=8,
+                batch_size=4,
                 lr=2e-3,
+                scheduler=("StepLR", {"step_size": 30, "gamma": 0.2}),
                 options={
-                    "images": {"train": 120, "val": 40, "test": 60},
-                    "scales": (1.0, 1.2, 1.5),
+                    "images": {"train": 40, "val": 30, "test": 60},
+                    "scales": (1.0,),
                     "width": 16,
                 },
             ),
@@ -100,7 +101,7 @@ class NYUv2(DenseTask):
         "PATH/train and PATH/val with image, label, depth, normal/0.npy, 1.npy, ...",
     )
     recipe = Recipe(
-        version=1, counts={"train": 160, "val": 60}, size=(72, 96), files=_files, write=_write
+        version=1, counts={"train": 70, "val": 60}, size=(72, 96), files=_files, write=_write
     )
     kinds = KINDS
     classes = CLASSES

@@ -21,7 +21,7 @@ from mtlbench.cli import main
 from mtlbench.interfaces import Fault
 from mtlbench.registry import TASKS
 from mtlbench.standin import read_manifest
-from tests.toy_task import SECONDS, TOY, ToyTask
+from tests.toy_task import RECIPE, SECONDS, TOY, ToyTask
 
 PLAIN = "tests.test_data_cli:Plain"
 SMALL = ["--n-train", "2", "--n-val", "1", "--n-test", "0", "--jobs", "1"]
@@ -30,7 +30,7 @@ SMALL = ["--n-train", "2", "--n-val", "1", "--n-test", "0", "--jobs", "1"]
 class Plain(ToyTask):
     """A task that neither generates nor reads a folder."""
 
-    recipe = None  # type: ignore[assignment]
+    recipe = None
 
     @classmethod
     def verify(cls, data: Path) -> Iterator[Fault]:
@@ -69,8 +69,7 @@ def test_make_fills_the_cache_by_default(
 ) -> None:
     monkeypatch.setenv("MTLBENCH_CACHE", str(tmp_path))
     assert main(["data", "make", TOY, "--jobs", "1"]) == 0
-    assert ToyTask.recipe is not None
-    assert capsys.readouterr().out.startswith(f"{standin.cached('toy', ToyTask.recipe)}\n")
+    assert capsys.readouterr().out.startswith(f"{standin.cached('toy', RECIPE)}\n")
     assert len(list(tmp_path.iterdir())) == 1
 
 

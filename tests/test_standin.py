@@ -31,11 +31,9 @@ from mtlbench.standin import (
     plan,
     read_manifest,
 )
-from tests.toy_task import SECONDS, ToyTask, sample_files, write_sample
+from tests.toy_task import RECIPE, SECONDS, ToyTask, sample_files, write_sample
 
 TOY = ToyTask.info.name
-RECIPE = ToyTask.recipe
-assert RECIPE is not None
 N = sum(RECIPE.counts.values())
 
 

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -51,6 +51,9 @@ def write_sample(folder: Path, split: str, index: int, size: tuple[int, int]) ->
     np.save(label, rng.integers(0, KINDS, size))
 
 
+RECIPE = Recipe(1, {"train": 3, "val": 2, "test": 1}, (4, 6), sample_files, write_sample)
+
+
 class ToyTask(Task):
     """Two regressions and a classification on 36 made-up samples.
 
@@ -88,7 +91,7 @@ class ToyTask(Task):
         source="it is made up",
     )
     data_source = "36 made-up samples"
-    recipe = Recipe(1, {"train": 3, "val": 2, "test": 1}, (4, 6), sample_files, write_sample)
+    recipe: ClassVar[Recipe | None] = RECIPE
 
     def __init__(
         self,

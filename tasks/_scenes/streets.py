@@ -98,7 +98,7 @@ def _weather(rng: Generator) -> tuple[Light, Sky]:
 def _in_view(camera: Camera, x: float, beyond: float) -> float:
     """How far ahead something at ``x`` is to be: ``beyond`` metres from where it gets into view."""
     aside = x - camera.position[0]
-    edge = math.tan(math.radians(0.46 * FOV) + math.copysign(camera.yaw, aside * camera.yaw))
+    edge = math.tan(math.radians(0.46 * FOV) + math.copysign(1, aside) * camera.yaw)
     return max(abs(aside) / edge, 4.5) + beyond
 
 
@@ -131,7 +131,7 @@ def _roadside(stage: Stage, rng: Generator, camera: Camera, side: int, road: flo
     _street_furniture(stage, rng, camera, side, road)
     if road > 4.2 and rng.random() < 0.8:
         _parked(stage, rng, camera, side, road)
-    for _ in range(rng.integers(1, 5)):
+    for _ in range(rng.integers(1, 4)):
         x = side * (road + rng.uniform(0.4, walk - 0.3))
         z, heading = _in_view(camera, x, rng.gamma(1.5, 3.5)), math.pi * rng.integers(2)
         for k in range(1 + (rng.random() < 0.35)):
@@ -211,9 +211,9 @@ def _tree(stage: Stage, rng: Generator, side: int) -> None:
     trunk, crown, thick = rng.uniform(1.6, 3.0), rng.uniform(1.0, 2.1), rng.uniform(0.1, 0.22)
     stage.put(COLUMN, (0, trunk / 2, 0), (thick, trunk / 2, thick), NATURE, BARK)
     leaves = _leaves(rng, 1.5)
-    for _ in range(4):
+    for _ in range(3):
         x, y, z = (rng.uniform(-0.5, 0.5, 3) * crown).tolist()
-        a, b, c = (rng.uniform(0.55, 0.85, 3) * crown).tolist()
+        a, b, c = (rng.uniform(0.6, 0.9, 3) * crown).tolist()
         stage.put(BALL, (x, trunk + crown * 0.7 + y, z), (a, b, c), NATURE, leaves)
 
 

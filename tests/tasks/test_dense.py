@@ -29,6 +29,7 @@ from mtlbench.tasks._dense.meters import BIN, MedianAngle, PixelMean, angles, me
 from mtlbench.tasks._dense.task import DenseTask
 from mtlbench.tasks.cityscapes import INVERSE_METRES, NEAREST, Cityscapes
 from mtlbench.tasks.nyuv2 import NYUv2
+from mtlbench.trainer import evaluate
 
 Array = NDArray[Any]
 TASK_CLASSES = (Cityscapes, NYUv2)
@@ -768,3 +769,34 @@ def train(task: DenseTask, epochs: int) -> tuple[MultiTaskModel, list[float]]:
 def test_learns(cls: type[DenseTask], cache: Path) -> None:
     _, history = train(generated(cls), 8)
     assert history[-1] < 0.75 * history[0]
+
+
+def trivial(task: DenseTask) -> dict[str, float]:
+    """Metrics on val of the commonest class, the median depth and the mean normal of train."""
+    known, val = collect(task.batches("train", None)), collect(task.batches("val", None))
+    label, depth = known["segmentation"], known["depth"]
+    n, _, height, width = val["image"].shape
+    commonest = F.one_hot(label[label >= 0].bincount().argmax(), task.classes).float()
+    constants = {"segmentation": commonest, "depth": depth[depth != 0].median()[None]}
+    if "normal" in known:
+        constants["normal"] = known["normal"].mean((0, 2, 3))
+    guess = {k: c[None, :, None, None].expand(n, -1, height, width) for k, c in constants.items()}
+    return measured(type(task), guess, val)
+
+
+@both
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_protocol_leaves_the_underfitting_regime(cls: type[DenseTask]) -> None:
+    task = cls(cls.info.protocols[0])
+    model, _ = train(task, task.protocol.epochs)
+    objectives, device = cls.info.objectives, torch.device("cpu")
+    train_scores, val = (evaluate(model, task, s, objectives, device) for s in ("train", "val"))
+    assert all(train_scores.losses[name] < 0.85 * val.losses[name] for name in objectives)
+    constant = trivial(task)
+    for metric in cls.info.metrics:
+        found, baseline = val.metrics[metric.name], constant[metric.name]
+        better = found / baseline if metric.higher_is_better else baseline / found
+        assert better > 1.15, metric.name
+        if metric.unit == "%":
+            assert found < 95

@@ -37,7 +37,8 @@ class NYUv2(DenseTask):
     Learning with Attention" <https://arxiv.org/abs/1803.10704>`_, with the augmentation of its
     successors.
 
-    Without a folder, generated rooms stand in.
+    Without a folder, generated rooms stand in. ``mini`` trains on 40 images and mirrors them only,
+    as that of Cityscapes does.
 
     Departs from the authors' code: errors are pooled over all valid pixels of the split; the
     normals of an enlarged part are brought back to unit length; a normal counts as invalid if it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ SPLITS = ("train", "val", "test")
 class ArrayBatches:
     """Single-input batches of ``n`` examples that are reached by index.
 
-    Iterating again gives the same batches again.
+    Iterating again gives the same batches again. A single example that is left over from a shuffled
+    pass sits it out: batch normalisation has nothing to compare it with.
 
     Args:
         group: makes the group of the examples with these indices, an int64 Tensor.
@@ -40,14 +42,16 @@ class ArrayBatches:
         self.seed = seed
 
     def __len__(self) -> int:
-        return -(-self.n // self.batch_size)
+        whole, left = divmod(self.n, self.batch_size)
+        alone = left == 1 and whole and self.seed is not None
+        return whole + (left > 0 and not alone)
 
     def __iter__(self) -> Iterator[Batch]:
         if self.seed is None:
             order = torch.arange(self.n)
         else:
             order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
-        for chunk in torch.split(order, self.batch_size):
+        for chunk in islice(torch.split(order, self.batch_size), len(self)):
             yield [self.group(chunk)]
 
 

@@ -399,6 +399,8 @@ class Protocol:
             multiplies updates of ``scale="mean"`` methods by K, to the size of a sum of gradients.
         clip_norm: bound of the norm of the shared gradient, after aggregation.
         rho: the grid of perturbation radii that this protocol's wrappers are tuned on.
+        average_last: if positive, no epoch is selected: a run's result is the mean of the test
+            scores of so many last epochs.
         options: anything else that the task needs (split sizes, widths), part of the record.
     """
 
@@ -414,6 +416,7 @@ class Protocol:
     gradient_scale: Literal["paper", "sum"] = "paper"
     clip_norm: float | None = None
     rho: tuple[float, ...] = (0.01, 0.05, 0.1)
+    average_last: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

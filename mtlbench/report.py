@@ -54,7 +54,7 @@ def heading(rows: pd.DataFrame) -> str:
 
 def _table(board: Board, rows: pd.DataFrame) -> Table:
     names = [name for name in board.metrics if rows[name].notna().any()]
-    shown = [board.metrics[name] for name in names if len(names) <= _MOST_METRICS]
+    shown = _shown([board.metrics[name] for name in names])
     table = Table(
         title=escape(heading(rows)),
         caption=escape("\n".join(_notes(rows))),
@@ -76,6 +76,15 @@ def _table(board: Board, rows: pd.DataFrame) -> Table:
         is_reference = row["role"] == "reference"
         table.add_row(*map(escape, _cells(row, rows, shown)), style=style, end_section=is_reference)
     return table
+
+
+def _shown(metrics: Sequence[Metric]) -> list[Metric]:
+    """All of a few metrics, the first of each objective of more, none of too many."""
+    first = {metric.objective: metric for metric in reversed(metrics)}
+    for few in (list(metrics), [m for m in metrics if first[m.objective] is m]):
+        if len(few) <= _MOST_METRICS:
+            return few
+    return []
 
 
 def _cells(row: pd.Series[Any], rows: pd.DataFrame, shown: Sequence[Metric]) -> list[str]:

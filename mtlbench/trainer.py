@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,10 +87,13 @@ class Trainer:
         self.history: list[Epoch] = []
         self.train_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
+        self._tests: list[Scores] = []
+        """Test scores of the epochs that the protocol averages."""
         self._warm_up = WARM_UP_STEPS
 
     def fit(self, on_epoch: Callable[[], None] = lambda: None) -> Phase:
-        """Train the remaining epochs and evaluate; the model is then that of the selected epoch.
+        """Train the remaining epochs and evaluate; the model is then that of the selected epoch, or
+        of the last one where the protocol averages epochs.
 
         Args:
             on_epoch: called after every epoch, when :meth:`state_dict` is worth keeping.
@@ -103,15 +106,19 @@ class Trainer:
             on_epoch()
         steps = max(self.stepper.steps, 1)
         last = self._evaluate_all()
-        epoch, state = self._selected
-        self.model.load_state_dict(state)
+        if self._tests:
+            epoch, selected = len(self.history) - 1, {**last, "test": mean_scores(self._tests)}
+        else:
+            epoch, state = self._selected
+            self.model.load_state_dict(state)
+            selected = self._evaluate_all()
         passes = self.stepper.passes
         return Phase(
             objectives=self.objectives,
             epochs=self.history,
             selected_epoch=epoch,
             last=last,
-            selected=self._evaluate_all(),
+            selected=selected,
             forwards_per_step=passes.forward / steps,
             backwards_per_step=passes.backward / steps,
             head_backwards_per_step=passes.head_backward / steps,
@@ -137,7 +144,7 @@ class Trainer:
         mean = total / counts
         if counts.any():
             self.stepper.on_epoch_end(epoch, mean)
-        val = evaluate(self.model, self.task, "val", self.objectives, self.device)
+        val = self._evaluate("val")
         score = self.task.selection_score(val.metrics)
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(score)
@@ -160,12 +167,14 @@ class Trainer:
         if latest > best or not self._selected[1]:
             state = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._selected = (epoch, state)
+        if epoch >= self.task.protocol.epochs - self.task.protocol.average_last:
+            self._tests.append(self._evaluate("test"))
+
+    def _evaluate(self, split: str) -> Scores:
+        return evaluate(self.model, self.task, split, self.objectives, self.device)
 
     def _evaluate_all(self) -> dict[str, Scores]:
-        return {
-            split: evaluate(self.model, self.task, split, self.objectives, self.device)
-            for split in ("train", "val", "test")
-        }
+        return {split: self._evaluate(split) for split in ("train", "val", "test")}
 
     @property
     def step_ms(self) -> float:
@@ -182,6 +191,7 @@ class Trainer:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "history": [epoch.model_dump() for epoch in self.history],
             "selected": self._selected,
+            "tests": [scores.model_dump() for scores in self._tests],
             "train_seconds": self.train_seconds,
             "rng": [torch.get_rng_state(), *cuda],
         }
@@ -194,10 +204,22 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
         self._selected = tuple(state["selected"])
+        self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
         self.train_seconds = state["train_seconds"]
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
             torch.cuda.set_rng_state(saved.cpu(), self.device)
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean of every metric and loss over evaluations of one split."""
+
+    def mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: statistics.fmean(v[name] for v in values) for name in values[0]}
+
+    return Scores(
+        metrics=mean([s.metrics for s in scores]), losses=mean([s.losses for s in scores])
+    )
 
 
 @torch.no_grad()

@@ -87,6 +87,7 @@ class NYUv2(DenseTask):
                 lr=1e-4,
                 scheduler=("StepLR", {"step_size": 100, "gamma": 0.5}),
                 rho=(0.001, 0.01, 0.05, 0.1),
+                average_last=10,
                 options={"scales": (1.0, 1.2, 1.5)},
             ),
         ),

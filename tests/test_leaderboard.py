@@ -324,7 +324,7 @@ def test_the_terminal_table_fits_and_shows_directions() -> None:
 
 def test_many_metrics_are_left_to_the_csv() -> None:
     metrics = [
-        Metric(name=f"m{i}", objective="left", unit="", higher_is_better=True) for i in range(5)
+        Metric(name=f"m{i}", objective=f"o{i}", unit="", higher_is_better=True) for i in range(5)
     ]
     run = record(metrics=metrics)
     scores = {"metrics": {m.name: 1.0 for m in metrics}, "losses": {}}
@@ -332,6 +332,13 @@ def test_many_metrics_are_left_to_the_csv() -> None:
     made = board(RunRecord.model_validate({**run.model_dump(), "phases": [phase]}))
     assert "m0" not in text(made)
     assert "m0" in made.rows
+
+
+def test_of_many_metrics_the_first_of_each_objective_is_shown() -> None:
+    names = ["a1", "a2", "a3", "b1", "b2"]
+    metrics = [Metric(name=n, objective=n[0], unit="", higher_is_better=True) for n in names]
+    assert [m.name for m in report._shown(metrics)] == ["a1", "b1"]
+    assert report._shown(metrics[:4]) == metrics[:4]
 
 
 def test_names_are_not_markup() -> None:

@@ -150,6 +150,20 @@ def test_a_seed_pairs_all_methods_and_wrappers(
     assert len(set(orders)) == EPOCHS
 
 
+def test_a_protocol_may_average_its_last_epochs_on_test() -> None:
+    phases = [fit(toy(epochs)) for epochs in (2, 3, 4)]
+    tests = [phase.last["test"] for phase in phases]
+    averaged = fit(toy(4, average_last=3))
+    for name in tests[0].metrics:
+        mean = sum(scores.metrics[name] for scores in tests) / 3
+        assert averaged.selected["test"].metrics[name] == pytest.approx(mean, abs=1e-5)
+    assert averaged.selected_epoch == 3
+    assert averaged.last == phases[-1].last
+    assert {k: v for k, v in averaged.selected.items() if k != "test"} == {
+        k: v for k, v in averaged.last.items() if k != "test"
+    }
+
+
 def test_seeded_leaves_the_callers_generator_alone() -> None:
     before = torch.get_rng_state()
     with seeded(3):
@@ -239,10 +253,14 @@ def test_losses_are_means_over_samples() -> None:
 
 
 # ------------------------------------------------------------------------------------ state
-@pytest.mark.parametrize(("method", "sharpness"), [("famo", "fmtl"), ("graddrop", "samo")])
+@pytest.mark.parametrize(
+    ("method", "sharpness", "averaged"),
+    [("famo", "fmtl", 0), ("graddrop", "samo", 0), ("ls", "none", EPOCHS)],
+)
 def test_a_loaded_state_goes_on_as_if_never_saved(
-    method: str, sharpness: str, task: ToyTask, tmp_path: Path
+    method: str, sharpness: str, averaged: int, tmp_path: Path
 ) -> None:
+    task = toy(average_last=averaged)
     path = tmp_path / "state.pt"
 
     def save_at(made: Trainer) -> Callable[[], None]:

@@ -35,7 +35,7 @@ class DenseTask(Task):
 
     - ``images``: how many samples of the folder are used, by split; ``val`` is carved out of the
       folder's ``train`` by a fixed rule, ``test`` is the folder's ``val``. Without it all are used,
-      and epochs are judged on the test set, as published.
+      and the test set is what epochs are judged on.
     - ``scales``: of the enlarged parts of training images, half of which are mirrored.
     - ``width``: of the network ``unet``.
 
@@ -81,7 +81,9 @@ class DenseTask(Task):
         if "images" in self.protocol.options:
             split = f"split {'/'.join(f'{len(s):,}' for s in self.samples.values())}"
         else:
-            split = "epochs judged on test as published"
+            split = "published split"
+        if self.protocol.average_last:
+            split += f", mean of the last {self.protocol.average_last} epochs on test"
         return f"{what}, {total:,} images {height}x{width}, {split}"
 
     def build_model(self, arch: str) -> MultiTaskModel:

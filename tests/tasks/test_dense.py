@@ -93,7 +93,7 @@ def test_a_folder_is_read_as_it_is(cls: type[DenseTask], tmp_path: Path) -> None
     assert not task.stand_in
     assert task.data_source == (
         f"{cls.info.title} as preprocessed for MTAN, 8 images 12x18, "
-        "epochs judged on test as published"
+        "published split, mean of the last 10 epochs on test"
     )
     for split, part in (("train", "train"), ("val", "val"), ("test", "val")):
         batches = task.batches(split, None)
@@ -160,6 +160,7 @@ def test_seed_decides_order_and_augmentation(cls: type[DenseTask], tmp_path: Pat
         assert torch.equal(tensor, same[name])
         assert not torch.equal(tensor, other[name])
     assert torch.equal(state, torch.get_rng_state())
+    task = cls(dataclasses.replace(protocol(cls), batch_size=3), tmp_path)
     plain = collect(task.batches("val", None))["image"].sum((1, 2, 3)).sort().values
     shuffled = collect(task.batches("val", 7))["image"].sum((1, 2, 3)).sort().values
     assert torch.equal(plain, shuffled)

@@ -76,10 +76,10 @@ class Cityscapes(DenseTask):
                 name="mini",
                 version=1,
                 arch="unet",
-                epochs=50,
+                epochs=40,
                 batch_size=4,
                 lr=2e-3,
-                scheduler=("StepLR", {"step_size": 40, "gamma": 0.2}),
+                scheduler=("StepLR", {"step_size": 30, "gamma": 0.2}),
                 options={
                     "images": {"train": 40, "val": 30, "test": 60},
                     "scales": (1.0,),

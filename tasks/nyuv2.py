@@ -68,10 +68,10 @@ class NYUv2(DenseTask):
                 name="mini",
                 version=1,
                 arch="unet",
-                epochs=40,
+                epochs=30,
                 batch_size=4,
                 lr=2e-3,
-                scheduler=("StepLR", {"step_size": 30, "gamma": 0.2}),
+                scheduler=("StepLR", {"step_size": 22, "gamma": 0.2}),
                 options={
                     "images": {"train": 40, "val": 30, "test": 60},
                     "scales": (1.0,),

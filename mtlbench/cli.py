@@ -222,7 +222,7 @@ def check(
         str, typer.Argument(help="NAME or my_pkg.mod:MyClass, and :option=value,... after it.")
     ],
 ) -> None:
-    """Hold a method or wrapper to its contract and to what it claims."""
+    """Hold a method, wrapper or task to its contract and to what it claims."""
     from mtlbench import testing  # half a second to import, and needed only here
 
     found = testing.check(name)

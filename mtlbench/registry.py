@@ -199,3 +199,8 @@ SHARPNESS: Registry[SharpnessWrapper] = Registry(
     "sharpness wrapper", "mtlbench.methods.sharpness", "mtlbench.sharpness", SharpnessWrapper
 )
 TASKS: Registry[Task] = Registry("task", "mtlbench.tasks", "mtlbench.tasks", Task)
+
+
+def baseline() -> str:
+    """The method that run times are compared with."""
+    return next(name for name in METHODS.names() if METHODS.get(name).info.role == "baseline")

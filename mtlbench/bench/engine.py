@@ -16,10 +16,10 @@ from mtlbench.bench.command import Device, Like, Out, PlanFile, Rounds, Seconds,
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import HandWritten, Pass, passes, run_pass
 from mtlbench.bench.timing import Case, Contest, Row, measure
-from mtlbench.bench.workloads import CNN, Workload, baseline, benchmark, cnn, find_task
+from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn, find_task
 from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
-from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.registry import METHODS, SHARPNESS, baseline
 from mtlbench.trainer import seeded
 
 

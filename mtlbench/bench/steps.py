@@ -19,9 +19,9 @@ from mtlbench.bench.memory import peak_memory
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import passes, period
 from mtlbench.bench.timing import Call, Side, quartiles, ratio, time_rounds
-from mtlbench.bench.workloads import CNN, Workload, baseline, benchmark, cnn
+from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn
 from mtlbench.hardware import pick_device
-from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.registry import METHODS, SHARPNESS, baseline
 
 
 class Growth(Part):

@@ -15,7 +15,7 @@ from mtlbench.bench.plan import Part
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, InputGroup, Loss, Task
 from mtlbench.model import MultiTaskModel
-from mtlbench.registry import METHODS, TASKS, Spec
+from mtlbench.registry import TASKS, Spec
 from mtlbench.step import Stepper
 from mtlbench.trainer import seeded
 
@@ -123,8 +123,3 @@ def find_task(name: str, protocol: str | None = None) -> Task:
     if wanted not in protocols:
         raise UsageError(f"task {name!r} has no protocol {wanted!r}; valid: {', '.join(protocols)}")
     return TASKS.build(name, protocols[wanted], None)
-
-
-def baseline() -> str:
-    """The method that run times are compared with."""
-    return next(name for name in METHODS.names() if METHODS.get(name).info.role == "baseline")

@@ -1,4 +1,4 @@
-"""The conformance kit: whether a method or wrapper keeps its contract, and what it claims.
+"""The conformance kit: whether a method, wrapper or task keeps its contract, and what it claims.
 
 In a test-suite of one's own::
 
@@ -13,6 +13,7 @@ In a test-suite of one's own::
 from mtlbench.testing.findings import Finding
 from mtlbench.testing.kits import assert_conforms, check
 from mtlbench.testing.methods import check_method
+from mtlbench.testing.tasks import check_task
 from mtlbench.testing.wrappers import check_wrapper
 
-__all__ = ["Finding", "assert_conforms", "check", "check_method", "check_wrapper"]
+__all__ = ["Finding", "assert_conforms", "check", "check_method", "check_task", "check_wrapper"]

@@ -118,7 +118,7 @@ def judged(measured: Iterable[tuple[float, str]], limit: float = TOLERANCE) -> s
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit equality of nested states."""
+    """Bit equality of nested states, and of objects with such attributes."""
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
     if isinstance(a, np.ndarray):
@@ -127,6 +127,8 @@ def same(a: Any, b: Any) -> bool:
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, Sequence) and not isinstance(a, str):
         return len(a) == len(b) and all(map(same, a, b))
+    if hasattr(a, "__dict__"):
+        return type(a) is type(b) and same(vars(a), vars(b))
     return bool(a == b)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mtlbench.errors import UsageError
-from mtlbench.registry import METHODS, SHARPNESS, Registry, Spec
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry, Spec
 from mtlbench.testing.findings import Finding
 from mtlbench.testing.methods import check_method
+from mtlbench.testing.tasks import check_task
 from mtlbench.testing.wrappers import check_wrapper
 
 
@@ -21,7 +22,7 @@ class Kit:
     check: Callable[[Spec], list[Finding]]
 
 
-KITS = (Kit(METHODS, check_method), Kit(SHARPNESS, check_wrapper))
+KITS = (Kit(METHODS, check_method), Kit(SHARPNESS, check_wrapper), Kit(TASKS, check_task))
 """In the order in which a name is looked up."""
 
 

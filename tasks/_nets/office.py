@@ -43,7 +43,8 @@ def resnet18(objectives: Sequence[str], classes: int) -> MultiTaskModel:
 
 
 def cnn(objectives: Sequence[str], classes: int, *, width: int) -> MultiTaskModel:
-    """Four convolutions, each of which halves the map, and its mean; one linear head an objective.
+    """Four convolutions, each of which halves the map, and the means of its quarters; one linear
+    head an objective.
 
     Groups of channels are normalised, not the batch: a domain has statistics of its own.
 
@@ -60,8 +61,8 @@ def cnn(objectives: Sequence[str], classes: int, *, width: int) -> MultiTaskMode
             nn.GroupNorm(GROUPS, outputs),
             nn.ReLU(inplace=True),
         ]
-    trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    return MultiTaskModel(trunk, _heads(objectives, sizes[-1], classes))
+    trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
+    return MultiTaskModel(trunk, _heads(objectives, 4 * sizes[-1], classes))
 
 
 def _heads(objectives: Sequence[str], features: int, classes: int) -> dict[str, nn.Module]:

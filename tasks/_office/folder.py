@@ -56,11 +56,12 @@ def scan(root: Path, domains: Sequence[str]) -> tuple[Folder, list[Fault]]:
     faults, bases = [], {}
     for domain in domains:
         found = [path for path in _folders(root) if _plain(path.name) == _plain(domain)]
-        if found:
-            inner = found[0] / "images"
-            bases[domain] = inner if inner.is_dir() else found[0]
-        else:
+        if not found:
             faults.append(Fault(root / domain, "is missing: expected a folder for each class"))
+            continue
+        inner = found[0] / "images"
+        bases[domain] = inner if inner.is_dir() else found[0]
+        faults += [Fault(path, f"is the domain {domain} a second time") for path in found[1:]]
     classes = sorted({path.name for base in bases.values() for path in _folders(base)})
     files: dict[str, list[Path]] = {}
     for domain, base in bases.items():
@@ -148,7 +149,8 @@ def _by_lists(
 ) -> tuple[dict[str, Split], list[Fault]]:
     """Splits by lists with a line ``Domain/.../class/file label`` an image; the label is that of
     the class' name."""
-    faults, splits = [], {}
+    faults: list[Fault] = []
+    splits: dict[str, Split] = {}
     for domain, paths in files.items():
         at = {(path.parent.name, path.name): i for i, path in enumerate(paths)}
         seen: set[tuple[str, str]] = set()

@@ -14,7 +14,6 @@ from mtlbench.data import SPLITS, load_npz
 
 EMBEDDED = Path(__file__).parents[1] / "_data" / "office_icons_64.npz"
 ARRAYS = ("alpha", "rgb", "rgb_index", "label", "domain", "source", "classes", "domains")
-STYLES = ("shaded", "flat", "line", "solid")
 
 HELD_OUT = {
     "val": ("noto-v1", "fxemoji", "solar"),
@@ -24,8 +23,8 @@ HELD_OUT = {
 in all of them, and so are those of one designer: fluent-emoji, fluent-emoji-flat and
 fluent-emoji-high-contrast; emojione and emojione-monotone.
 
-Training has every class in every style. Test has them all, but for four in "line": Knives, Radio,
-Screwdriver and Sneakers. Val has 33 of 39 in "shaded", 22 in "flat", 26 in "line" and in "solid"."""
+Of the 39 classes, training has all in every style. Test has all but Knives, Radio, Screwdriver and
+Sneakers in "line". Val has 33 in "shaded", 22 in "flat" and 26 in "line" and in "solid"."""
 
 DROPPED_CLASSES = {
     "File_Cabinet": "boxes, in line and solid",

@@ -34,10 +34,11 @@ PROTOCOLS = (
         name="mini",
         version=1,
         arch="cnn",
-        epochs=20,
+        epochs=15,
         batch_size=32,
-        lr=2e-3,
-        options={"side": 32, "width": 32, "scales": (1.0, 1.1, 1.25)},
+        lr=3e-3,
+        scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
+        options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
     ),
     Protocol(
         name="paper",
@@ -120,7 +121,7 @@ class OfficeTask(Task):
 
     def build_model(self, arch: str) -> MultiTaskModel:
         builders: Mapping[str, Callable[..., MultiTaskModel]] = {
-            "cnn": partial(cnn, width=self.protocol.options.get("width", 32)),
+            "cnn": partial(cnn, width=self.protocol.options.get("width", 24)),
             "resnet18": resnet18,
         }
         return builders[arch](self.info.objectives, len(self.classes))

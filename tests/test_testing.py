@@ -531,11 +531,12 @@ def test_the_kit_leaves_the_global_generators_alone() -> None:
     assert same(global_states(), before)
 
 
-def test_an_unknown_option_and_a_task_are_refused() -> None:
+def test_an_unknown_option_and_what_is_none_of_them_are_refused() -> None:
     with pytest.raises(UsageError, match="no option 'x'"):
         check("ls:x=1")
-    with pytest.raises(UsageError, match=r"is no WeightingMethod(.|\n)*is no SharpnessWrapper"):
-        check("tests.toy_task:ToyTask")
+    kinds = r"is no WeightingMethod(.|\n)*is no SharpnessWrapper(.|\n)*is no Task"
+    with pytest.raises(UsageError, match=kinds):
+        check("tests.toy_task:RECIPE")
 
 
 # ------------------------------------------------------------------------------ command line

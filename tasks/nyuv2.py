@@ -37,7 +37,7 @@ class NYUv2(DenseTask):
     Learning with Attention" <https://arxiv.org/abs/1803.10704>`_, with the augmentation of its
     successors.
 
-    Without a folder, generated rooms stand in. ``mini`` trains on 24 images and mirrors them only,
+    Without a folder, generated rooms stand in. ``mini`` trains on 32 images and mirrors them only,
     as that of Cityscapes does.
 
     Departs from the authors' code: errors are pooled over all valid pixels of the split; the
@@ -73,7 +73,7 @@ class NYUv2(DenseTask):
                 lr=2e-3,
                 scheduler=("StepLR", {"step_size": 20, "gamma": 0.2}),
                 options={
-                    "images": {"train": 24, "val": 24, "test": 60},
+                    "images": {"train": 32, "val": 24, "test": 60},
                     "scales": (1.0,),
                     "width": 16,
                 },

@@ -430,6 +430,7 @@ class TaskInfo:
         references: papers, as URLs.
         licence: of the data.
         source: how to get the real data.
+        instead: what is read without a data folder; a stand-in is called one.
     """
 
     name: str
@@ -441,6 +442,7 @@ class TaskInfo:
     references: tuple[str, ...]
     licence: str
     source: str
+    instead: str = ""
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ class Cityscapes(DenseTask):
         "generated streets: MIT",
         source="https://github.com/lorenmt/mtan links the folder (128x256): "
         "PATH/train and PATH/val with image, label_7, depth/0.npy, 1.npy, ...",
+        instead="generated streets, a stand-in",
     )
     recipe = Recipe(
         version=1, counts={"train": 70, "val": 60}, size=(64, 128), files=_files, write=_write

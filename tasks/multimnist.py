@@ -84,6 +84,7 @@ class MultiMNIST(Task):
         references=("https://arxiv.org/abs/1810.04650", "https://arxiv.org/abs/1912.12854"),
         licence="MNIST: CC BY-SA 3.0; Fashion-MNIST: MIT",
         source=SOURCE,
+        instead="5,000 images each of MNIST and Fashion-MNIST, embedded",
     )
 
     def __init__(

@@ -101,6 +101,7 @@ class NYUv2(DenseTask):
         "generated rooms: MIT",
         source="https://github.com/lorenmt/mtan links the folder (288x384): "
         "PATH/train and PATH/val with image, label, depth, normal/0.npy, 1.npy, ...",
+        instead="generated rooms, a stand-in",
     )
     recipe = Recipe(
         version=1, counts={"train": 70, "val": 60}, size=(72, 96), files=_files, write=_write

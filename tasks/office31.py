@@ -31,5 +31,6 @@ class Office31(OfficeTask):
         licence="Office-31: for research; drawings: see tasks/_data/ATTRIBUTION.md",
         source="https://faculty.cc.gatech.edu/~judy/domainadapt/ links the archive: "
         "PATH/amazon, dslr, webcam, each with images/<class>/*.jpg",
+        instead="drawings of 39 classes by icon designers, a stand-in",
     )
     styles = STYLES

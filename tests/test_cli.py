@@ -180,6 +180,16 @@ def test_lists_with_titles(mtlbench: Mtlbench) -> None:
         assert name in ended.out
 
 
+def test_a_long_list_has_what_tasks_declare(mtlbench: Mtlbench) -> None:
+    ended = mtlbench("list", "tasks", "--long")
+    assert ended.code == 0
+    for name in TASKS.names():
+        info = TASKS.get(name).info
+        for text in (info.title, info.metrics[0].name, info.protocols[-1].name, info.instead):
+            assert text.split(",")[0] in ended.out
+    assert mtlbench("list", "methods", "--long") == mtlbench("list", "methods")
+
+
 # ------------------------------------------------------------------------------------ run
 def test_a_sweep_prints_its_runs_and_a_table(done: tuple[Path, str]) -> None:
     folder, out = done

@@ -89,6 +89,7 @@ class ToyTask(Task):
         references=(),
         licence="MIT",
         source="it is made up",
+        instead="36 made-up samples",
     )
     data_source = "36 made-up samples"
     recipe: ClassVar[Recipe | None] = RECIPE

@@ -129,7 +129,7 @@ def _declaration(subject: TaskSubject) -> str:
         known = hasattr(torch.optim.lr_scheduler, scheduler)
         require(known, f"torch.optim.lr_scheduler has no {scheduler!r}")
         require(p.rho, f"protocol {p.name}: an empty grid of rho")
-    for name in ("title", "licence", "source"):
+    for name in ("title", "licence", "source", "instead"):
         require(getattr(info, name).strip(), f"{name} is empty")
     return f"{len(info.objectives)} objectives, {len(info.metrics)} metrics"
 

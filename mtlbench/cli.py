@@ -269,11 +269,12 @@ def check(
     name: Annotated[
         str, typer.Argument(help="NAME or my_pkg.mod:MyClass, and :option=value,... after it.")
     ],
+    data: Annotated[Path | None, typer.Option(help="Folder that a task reads.")] = None,
 ) -> None:
     """Hold a method, wrapper or task to its contract and to what it claims."""
     from mtlbench import testing  # half a second to import, and needed only here
 
-    found = testing.check(name)
+    found = testing.check(name, data)
     table = Table("check", "held to it", "verdict", "detail", title=escape(name))
     for finding in found:
         verdict = f"[{VERDICT_STYLES[finding.verdict]}]{finding.verdict}"

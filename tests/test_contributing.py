@@ -16,7 +16,7 @@ from mtlbench.testing import check
 from tests.toy_task import TOY
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
-METHOD, WRAPPER = "LossProportional", "RandomBall"
+METHOD, WRAPPER, TASK = "LossProportional", "RandomBall", "Waves"
 
 
 def section(title: str) -> str:
@@ -33,14 +33,14 @@ def blocks(title: str, language: str) -> list[str]:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The current folder, with the templates in files named after what they declare."""
-    for title in ("Add a weighting method", "Add a sharpness wrapper"):
+    for title in ("Add a weighting method", "Add a sharpness wrapper", "Add a task"):
         (template,) = blocks(title, "python")
-        (name,) = re.findall(r'name="(\w+)"', template)
+        name = re.findall(r'name="(\w+)"', template)[0]
         (tmp_path / f"{name}.py").write_text(template)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for name in ("lossprop", "randomball"):
+    for name in ("lossprop", "randomball", "waves"):
         sys.modules.pop(name, None)
 
 
@@ -49,6 +49,7 @@ def commands(title: str) -> list[list[str]]:
     instead = {
         "lossprop": f"lossprop:{METHOD}",
         "randomball": f"randomball:{WRAPPER}",
+        "waves": f"waves:{TASK}",
         "multimnist": TOY,
     }
     text = "".join(blocks(title, "bash")).replace("--seed 0 1 2", "--seed 0 --epochs 1")
@@ -84,7 +85,18 @@ def test_the_wrapper_conforms(folder: Path) -> None:
     assert run[:2] == ["mtlbench", "run"]
 
 
+def test_the_task_conforms_and_yields_rows(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _, *words in commands("Add a task"):
+        assert main(words) == 0
+    assert "FAILED" not in capsys.readouterr().out
+    rows = pd.read_csv(folder / "boards" / "waves.csv")
+    assert len(rows) == 5
+    assert rows["delta_m"].notna().all()
+
+
 def test_the_entry_points_name_the_templates() -> None:
     (snippet,) = blocks("In a package of your own", "toml")
-    for group, cls in (("methods", METHOD), ("sharpness", WRAPPER)):
+    for group, cls in (("methods", METHOD), ("sharpness", WRAPPER), ("tasks", TASK)):
         assert re.search(rf'"mtlbench\.{group}"\]\n\w+ = "[\w.]+:{cls}"', snippet)

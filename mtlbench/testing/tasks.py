@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,10 +43,11 @@ CLOSE = 1e-4
 
 @dataclass(frozen=True)
 class TaskSubject:
-    """A benchmark to be checked, with its first protocol and the data that come with it."""
+    """A benchmark to be checked, with its first protocol."""
 
     spec: Spec
     cls: type[Task]
+    data: Path | None = None
 
     @property
     def info(self) -> TaskInfo:
@@ -60,7 +62,7 @@ class TaskSubject:
         return self.build()
 
     def build(self) -> Task:
-        return build_task(self.spec, None, None)[0]
+        return build_task(self.spec, None, self.data)[0]
 
     def model(self, architecture: str | None = None) -> MultiTaskModel:
         with global_seed(0):
@@ -83,11 +85,12 @@ class TaskSubject:
         return next(iter(self.task.batches(split, None)))
 
 
-def check_task(spec: str | Spec) -> list[Finding]:
-    """Hold a benchmark to its contract, with its first protocol and without a data folder.
+def check_task(spec: str | Spec, data: Path | None = None) -> list[Finding]:
+    """Hold a benchmark to its contract, with its first protocol.
 
     Args:
         spec: name and options, or ``my_pkg.mod:MyTask[:option=value,...]``.
+        data: folder of the real data set.
 
     Returns:
         One finding for each check; the first ones alone if the task has no valid ``info``, cannot
@@ -98,7 +101,7 @@ def check_task(spec: str | Spec) -> list[Finding]:
     """
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
     cls, _ = TASKS.resolve(spec)
-    return findings(TaskSubject(spec, cls), CHECKS, lambda check: "required")
+    return findings(TaskSubject(spec, cls, data), CHECKS, lambda check: "required")
 
 
 # ------------------------------------------------------------------------------------ declaration

@@ -118,9 +118,10 @@ def judged(measured: Iterable[tuple[float, str]], limit: float = TOLERANCE) -> s
 
 
 def same(a: Any, b: Any) -> bool:
-    """Bit equality of nested states, and of objects with such attributes."""
+    """Equality of nested states, and of objects with such attributes; NaN equals NaN."""
     if isinstance(a, Tensor):
-        return isinstance(b, Tensor) and a.dtype == b.dtype and torch.equal(a, b)
+        alike = isinstance(b, Tensor) and (a.dtype, a.shape) == (b.dtype, b.shape)
+        return alike and bool(((a == b) | ((a != a) & (b != b))).all())
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b)
     if isinstance(a, dict):

@@ -162,7 +162,7 @@ def faults(part: Part) -> Iterator[Fault]:
     far = np.any(np.abs(arrays["pos_mA"].astype(int)) > FARTHEST, axis=1)
     yield from told(far, of_atom, "an atom is not within 32.767 angstrom", far)
     bonds = arrays["bonds"].astype(int)
-    outside = ((bonds < 0) | (bonds >= atoms[:, None])).any(1)
+    outside = np.any((bonds < 0) | (bonds >= atoms[:, None]), axis=1)
     yield from told(outside, of_bond, "a bond joins the atoms {}, one of which is not there", bonds)
     kinds = arrays["bond_type"].astype(int)
     valid = f"expected 0 to {len(BOND_TYPES) - 1}"

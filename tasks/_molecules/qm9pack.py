@@ -70,6 +70,8 @@ def _part(file: Path, chem: Any) -> Part:
         rows, table[list(COLUMNS)].to_numpy(np.float64), strict=True
     ):
         try:
+            if index % 1:
+                raise ValueError("its index is no whole number")
             z = atomic_numbers(_items(elements))
             positions = np.array(_items(xyz), dtype=np.float64).reshape(len(z), 3)
             mol = chem.MolFromSmiles(smiles)

@@ -111,6 +111,9 @@ def molecules(path: Path, source: str) -> Molecules:
     """
     part = _own(path, source)
     refuse(_faults([part]), source)
+    count = len(part.arrays["n"])
+    if count < FEWEST:
+        raise DataError(f"{path} has {count} molecules: expected at least {FEWEST}. {source}")
     return Molecules(part.arrays)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from mtlbench.interfaces import Fault
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def read_table(
@@ -20,6 +23,8 @@ def read_table(
         texts: columns that must not be empty.
         numbers: columns that may be: NaN.
     """
+    import pandas as pd  # takes longer than to load the embedded molecules
+
     columns = [*texts, *numbers]
     nothing = pd.DataFrame(columns=columns)
     try:

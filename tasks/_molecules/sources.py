@@ -118,23 +118,18 @@ def molecules(path: Path, source: str) -> Molecules:
 
 
 def verify(data: Path, source: str) -> Iterator[Fault]:
-    """All that is wrong with a folder."""
-    if (data / OWN).is_file():
-        try:
-            parts, complete = [_own(data / OWN, source)], False
-        except DataError as error:
-            yield Fault(data / OWN, str(error))
-            return
-        folder = data / OWN
-    else:
-        try:
+    """All that is wrong with a folder; in mtlbench's own layout it may be a part of QM9."""
+    try:
+        if (data / OWN).is_file():
+            parts, folder, complete = [_own(data / OWN, source)], data, False
+        else:
             folder, layout = _layout(data, source)
-        except DataError as error:
-            yield Fault(data, str(error))
-            return
-        missing = list(_missing(folder, layout))
-        yield from missing
-        parts, complete = list(layout.read(folder)), not missing
+            missing = list(_missing(folder, layout))
+            yield from missing
+            parts, complete = list(layout.read(folder)), not missing
+    except DataError as error:
+        yield Fault(data, str(error).removeprefix(f"{data} "))
+        return
     yield from _faults(parts)
     for part in parts:
         yield from gaps(part)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +12,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MeanAbsoluteError, Metric
 
-from mtlbench.data import ArrayBatches, check_split, load_npz, split_indices
-from mtlbench.errors import DataError
-from mtlbench.interfaces import Batch, InputGroup, MetricInfo, Protocol, Task, TaskInfo
+from mtlbench.data import ArrayBatches, check_split
+from mtlbench.interfaces import Batch, Fault, InputGroup, MetricInfo, Protocol, Task, TaskInfo
 from mtlbench.model import MultiTaskModel
-from mtlbench.tasks._nets.nnconv import MPNN, MoleculeBatch, Padded, ReferenceMPNN
+from mtlbench.tasks._molecules import sources
+from mtlbench.tasks._molecules.split import split
+from mtlbench.tasks._nets.nnconv import MPNN, ReferenceMPNN
 
-EMBEDDED = Path(__file__).parent / "_data"
-FILE = "qm9_5k.npz"
+EMBEDDED = Path(__file__).parent / "_data" / "qm9_5k.npz"
 SOURCE = (
-    "PATH/qm9.npz has the format of mtlbench's own tasks/_data/qm9_5k.npz; "
-    "QM9 itself: https://doi.org/10.6084/m9.figshare.c.978904"
+    "`pip install 'mtlbench[qm9]'` brings all of QM9; PATH is the folder site-packages/qm9pack, or "
+    "the root of a torch_geometric.datasets.QM9, or has a qm9.npz in the format of "
+    "tasks/_data/qm9_5k.npz"
 )
 
 # name: (unit, standard deviation over the embedded molecules, factor from the file's unit)
@@ -40,23 +40,6 @@ TARGETS = {
     "g": ("meV", 9769.10, 1000.0),
     "cv": ("cal/(mol K)", 4.16234, 1.0),
 }
-ELEMENTS = (1, 6, 7, 8, 9)
-BOND_TYPES = 4
-PART = 40
-
-# array: (which count its length is, shape of an entry)
-ARRAYS: dict[str, tuple[str, tuple[int, ...]]] = {
-    "n": ("molecules", ()),
-    "n_bonds": ("molecules", ()),
-    "y": ("molecules", (len(TARGETS),)),
-    "z": ("atoms", ()),
-    "pos_mA": ("atoms", (3,)),
-    "aromatic": ("atoms", ()),
-    "hybridization": ("atoms", ()),
-    "num_hs": ("atoms", ()),
-    "bonds": ("bonds", (2,)),
-    "bond_type": ("bonds", ()),
-}
 
 
 class QM9(Task):
@@ -64,9 +47,14 @@ class QM9(Task):
     <https://arxiv.org/abs/2202.01017>`_: :class:`~mtlbench.tasks._nets.nnconv.MPNN`, one head a
     target, squared error of z-scored targets. U0, U, H and G are atomisation energies.
 
-    Departs from the authors' code: the split is the same for every seed; aromaticity and
-    hybridisation come from sanitised SMILES, not from an SDF read as it is; epochs are chosen by
-    the mean of MAE / std, not by delta-m.
+    Departs from the authors' code: the split is the same for every seed; positions are rounded to
+    0.001 angstrom; epochs are chosen by the mean of MAE / std, not by delta-m. Bonds, aromaticity
+    and hybridisation of the embedded molecules and of qm9pack come from sanitised SMILES;
+    torch_geometric reads an SDF as it is, in which no atom is aromatic or hybridised. A row's data
+    source says which.
+
+    All of QM9 is read from a folder in one of the layouts in
+    :mod:`mtlbench.tasks._molecules.sources`, parsed once and kept in the cache.
 
     ``mini`` trains on 150 molecules, so that plain descent leaves the underfitting regime within
     seconds: more molecules and fewer epochs cost the same and end with equal training and
@@ -117,17 +105,21 @@ class QM9(Task):
         references=("https://arxiv.org/abs/1704.01212", "https://arxiv.org/abs/2202.01017"),
         licence="CC0",
         source=SOURCE,
+        instead="5,000 molecules of QM9, embedded",
     )
 
     def __init__(self, protocol: Protocol, data: Path | None = None) -> None:
         super().__init__(protocol, data)
-        self.molecules = _molecules(EMBEDDED / FILE if data is None else data / "qm9.npz")
+        path = EMBEDDED if data is None else sources.archive(data, SOURCE)
+        self.molecules = sources.molecules(path, SOURCE)
         y = self.molecules.y
-        self.split = split_indices(len(y), protocol.options["split"])
-        self.mean, self.std = y[self.split["train"]].mean(0), y[self.split["train"]].std(0)
+        self.split = split(self.molecules.index, protocol.options["split"])
+        self.mean, self.std = _moments(y[self.split["train"]])
         sizes = "/".join(f"{len(index):,}" for index in self.split.values())
-        embedded = "embedded " if data is None else ""
-        self.data_source = f"QM9, {len(y):,} {embedded}molecules, split {sizes}"
+        what = "embedded molecules"
+        if data is not None:
+            what = f"molecules of {self.molecules.chemistry}"
+        self.data_source = f"QM9, {len(y):,} {what}, split {sizes}"
 
     def build_model(self, arch: str) -> MultiTaskModel:
         d, width = self.protocol.options["d"], self.protocol.options["edge_width"]
@@ -171,88 +163,15 @@ class QM9(Task):
             )
         }
 
-
-# ------------------------------------------------------------------------------------ data
-class _Molecules:
-    """All molecules of a file, padded to the largest.
-
-    Args:
-        arrays: those of :data:`ARRAYS`.
-    """
-
-    def __init__(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        n = arrays["n"].astype(np.int64)
-        self.y: NDArray[np.float64] = arrays["y"].astype(np.float64)
-        self.n = torch.from_numpy(n)
-        self.mask = torch.arange(int(n.max())) < self.n.unsqueeze(1)
-
-        z, hybridization = arrays["z"], arrays["hybridization"]
-        columns = [z == element for element in ELEMENTS]
-        columns += [z, arrays["aromatic"]]
-        columns += [hybridization == kind for kind in (1, 2, 3)]
-        columns += [arrays["num_hs"]]
-        self.nodes = self._padded(np.stack(columns, 1))
-        self.positions = self._padded(arrays["pos_mA"] / 1000)
-
-        graph = torch.from_numpy(np.repeat(np.arange(len(n)), arrays["n_bonds"]))
-        ends = torch.from_numpy(arrays["bonds"].astype(np.int64)).T
-        kind = torch.from_numpy(arrays["bond_type"].astype(np.uint8)) + 1
-        self.bonds = torch.zeros(*self.mask.shape, self.mask.size(1), dtype=torch.uint8)
-        for i, j in (ends, ends.flip(0)):
-            self.bonds[graph, i, j] = kind
-
-    def _padded(self, rows: NDArray[Any]) -> Tensor:
-        out = torch.zeros(*self.mask.shape, rows.shape[1])
-        out[self.mask] = torch.from_numpy(rows.astype(np.float32))
-        return out
-
-    def by_size(self, index: Tensor) -> Tensor:
-        """The same molecules, smallest first."""
-        return index[self.n[index].argsort(stable=True)]
-
-    def batch(self, index: Tensor) -> MoleculeBatch:
-        """These molecules.
-
-        Nodes: element one-hot (5), Z, aromatic, sp, sp2, sp3, hydrogens; edges: bond one-hot (4,
-        all zero where there is none), distance in angstrom.
-        """
-        return MoleculeBatch([self._part(part) for part in torch.split(index, PART)])
-
-    def _part(self, index: Tensor) -> Padded:
-        size = int(self.n[index].max())
-        position = self.positions[index, :size]
-        distance = (position.unsqueeze(2) - position.unsqueeze(1)).norm(dim=3, keepdim=True)
-        one_hot = torch.eye(BOND_TYPES + 1)[:, 1:]
-        bonds = one_hot[self.bonds[index, :size, :size].long()]
-        edges = torch.cat([bonds, distance], 3)
-        return Padded(self.nodes[index, :size], edges, self.mask[index, :size])
+    @classmethod
+    def verify(cls, data: Path) -> Iterator[Fault]:
+        return sources.verify(data, SOURCE)
 
 
-@lru_cache(maxsize=2)
-def _molecules(path: Path) -> _Molecules:
-    """The molecules of a file.
-
-    Raises:
-        DataError: the file is missing or corrupt, or its arrays do not fit together.
-    """
-    arrays = load_npz(path, tuple(ARRAYS), SOURCE)
-    counts = {"molecules": len(arrays["n"]), "atoms": arrays["n"].sum(dtype=int)}
-    counts["bonds"] = arrays["n_bonds"].sum(dtype=int)
-    for name, (kind, entry) in ARRAYS.items():
-        if arrays[name].shape != (counts[kind], *entry):
-            raise DataError(
-                f"{path}: array {name!r} has the shape {arrays[name].shape}, expected "
-                f"{(int(counts[kind]), *entry)} for {counts[kind]:,} {kind}. {SOURCE}"
-            )
-    atoms = np.repeat(arrays["n"], arrays["n_bonds"])
-    valid = {
-        "n": counts["molecules"] >= 10 and arrays["n"].min() >= 1,
-        "z": np.isin(arrays["z"], ELEMENTS).all(),
-        "y": np.isfinite(arrays["y"]).all(),
-        "bonds": (arrays["bonds"] < atoms[:, None]).all(),
-        "bond_type": (arrays["bond_type"] < BOND_TYPES).all(),
-    }
-    for name, good in valid.items():
-        if not good:
-            raise DataError(f"{path}: array {name!r} has values out of range. {SOURCE}")
-    return _Molecules(arrays)
+def _moments(y: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean and standard deviation of each target where it is known; NaN where it never is."""
+    known = ~np.isnan(y)
+    with np.errstate(invalid="ignore"):
+        count = known.sum(0)
+        mean = np.where(known, y, 0).sum(0) / count
+        return mean, np.sqrt(np.where(known, (y - mean) ** 2, 0).sum(0) / count)

@@ -18,6 +18,7 @@ from torch import Tensor
 from mtlbench.data import SPLITS
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, InputGroup, Task, TaskInfo
+from mtlbench.labels import Labels
 from mtlbench.model import MultiTaskModel
 from mtlbench.problem import evaluation_mode
 from mtlbench.registry import SHARPNESS, TASKS, Spec, baseline
@@ -228,10 +229,18 @@ def _networks(subject: TaskSubject) -> str:
 
 
 def _losses(task: Task, model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    for name, prediction, target in _labelled_predictions(model, batch):
+        yield name, task.loss(name, prediction, target)
+
+
+def _labelled_predictions(model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Any, Tensor]]:
+    """Of each objective that has a label in the batch, those of the labelled examples."""
     for group in batch:
+        labels = Labels(group.targets)
         predictions = model(group.inputs, list(group.targets))
         for name, target in group.targets.items():
-            yield name, task.loss(name, predictions[name], target)
+            if labels.counts[name]:
+                yield name, *labels.pick(name, predictions[name], target)
 
 
 def _reached(loss: Tensor, parameters: Sequence[Tensor]) -> set[int]:
@@ -247,10 +256,9 @@ def _predicted(subject: TaskSubject, batches: Iterable[Batch]) -> dict[str, tupl
     model = subject.model()
     found: dict[str, list[tuple[Any, Tensor]]] = {}
     with torch.no_grad(), evaluation_mode(model):
-        for group in (group for batch in batches for group in batch):
-            predictions = model(group.inputs, list(group.targets))
-            for name, target in group.targets.items():
-                found.setdefault(name, []).append((predictions[name], target))
+        for batch in batches:
+            for name, prediction, target in _labelled_predictions(model, batch):
+                found.setdefault(name, []).append((prediction, target))
     return {name: _joined(pairs) for name, pairs in found.items()}
 
 

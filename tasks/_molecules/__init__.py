@@ -1,0 +1,1 @@
+"""Molecules of QM9: the layouts they come in, and their features."""

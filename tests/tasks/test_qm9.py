@@ -329,7 +329,7 @@ def test_folder(tmp_path: Path, small: dict[str, Any]) -> None:
     np.savez_compressed(tmp_path / "qm9.npz", **small)
     task = QM9(dataclasses.replace(MINI, batch_size=2), tmp_path)
     assert task.data_source == "QM9, 40 molecules of sanitised SMILES, split 5/7/28"
-    assert len(list(task.batches("train", 0))) == 3
+    assert len(list(task.batches("train", None))) == 3
 
 
 def test_missing_file(tmp_path: Path) -> None:

@@ -28,11 +28,11 @@ from mtlbench.bench import bench_app
 from mtlbench.data import check_split
 from mtlbench.data_cli import data_app
 from mtlbench.errors import UsageError
+from mtlbench.hardware import cores
 from mtlbench.interfaces import TaskInfo
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
 from mtlbench.results import RunRecord, Store, check_writable
 from mtlbench.runner import Run, RunSpec
-from mtlbench.standin import cores
 from mtlbench.sweep import grid, sweep, unfinished
 
 app = typer.Typer(

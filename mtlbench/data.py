@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.errors import DataError, UsageError
-from mtlbench.interfaces import Batch, InputGroup
+from mtlbench.interfaces import Batch, Fault, InputGroup
 
 SPLITS = ("train", "val", "test")
 
@@ -78,6 +78,20 @@ def split_indices(n: int, sizes: Sequence[int], seed: int = 0) -> dict[str, NDAr
     train = min(sizes[0], n - val - test)
     order = np.random.default_rng(seed).permutation(n)[: train + val + test]
     return dict(zip(SPLITS, np.split(order, [train, train + val]), strict=True))
+
+
+def refuse(faults: Iterable[Fault], source: str) -> None:
+    """Raise the first fault.
+
+    Args:
+        faults: what is wrong with a data set.
+        source: how to get it, for the message.
+
+    Raises:
+        DataError: there is one.
+    """
+    for fault in faults:
+        raise DataError(f"{fault.file} {fault.what}. {source}")
 
 
 def load_npz(path: Path, keys: Sequence[str], source: str) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import torch
 from mtlbench.errors import UsageError
 
 STATUS = Path("/proc/self/status")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def pick_device(name: str | None = None) -> torch.device:

@@ -23,6 +23,7 @@ from platformdirs import user_cache_path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from mtlbench.errors import ContractError, DataError, UsageError
+from mtlbench.hardware import cores
 from mtlbench.interfaces import Fault
 from mtlbench.results import check_writable, write_atomically
 
@@ -203,12 +204,6 @@ def generate(
         _write(manifest, folder / MANIFEST)
         (folder / _UNFINISHED).unlink(missing_ok=True)
     return manifest
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _standing(wanted: Manifest, folder: Path) -> Manifest | None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.errors import DataError
+from mtlbench.data import refuse
 from mtlbench.interfaces import Fault
 
 Size = tuple[int, int]
@@ -157,16 +157,6 @@ def open_samples(folder: Path, kinds: Mapping[str, Kind], source: str) -> Sample
     samples, faults = scan(folder, kinds)
     refuse(faults, source)
     return samples
-
-
-def refuse(faults: Sequence[Fault] | Iterator[Fault], source: str) -> None:
-    """Raise the first fault.
-
-    Raises:
-        DataError: there is one.
-    """
-    for fault in faults:
-        raise DataError(f"{fault.file} {fault.what}. {source}")
 
 
 def _common_size(images: Iterator[Path]) -> Size:

@@ -12,11 +12,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from mtlbench import standin
-from mtlbench.data import ArrayBatches, check_split, split_indices
+from mtlbench.data import ArrayBatches, check_split, refuse, split_indices
 from mtlbench.interfaces import Batch, Fault, InputGroup, Picture, Protocol, Task
 from mtlbench.model import MultiTaskModel
 from mtlbench.tasks._dense.augment import Crops
-from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, refuse, scan
+from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, scan
 from mtlbench.tasks._dense.losses import LOSSES
 from mtlbench.tasks._dense.meters import meter
 from mtlbench.tasks._dense.pictures import panels

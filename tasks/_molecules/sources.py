@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from mtlbench.data import load_npz
+from mtlbench.data import load_npz, refuse
 from mtlbench.errors import DataError
 from mtlbench.interfaces import Fault
 from mtlbench.results import check_writable, write_atomically
 from mtlbench.standin import cache_folder
-from mtlbench.tasks._dense.folder import refuse
 from mtlbench.tasks._molecules import geometric, qm9pack
 from mtlbench.tasks._molecules.arrays import (
     ARRAYS,

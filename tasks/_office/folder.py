@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mtlbench.data import SPLITS
+from mtlbench.data import SPLITS, refuse
 from mtlbench.errors import DataError
 from mtlbench.interfaces import Fault
 
@@ -95,8 +95,7 @@ def open_folder(root: Path, domains: Sequence[str], source: str) -> Folder:
         DataError: a domain, a class of one, or an image of a list is missing.
     """
     folder, faults = scan(root, domains)
-    for fault in faults:
-        raise DataError(f"{fault.file} {fault.what}. {source}")
+    refuse(faults, source)
     return folder
 
 

@@ -15,6 +15,12 @@ def valid_pixels(target: Tensor) -> Tensor:
     return (target != 0).any(1)
 
 
+def as_labels(target: Tensor) -> Tensor:
+    """A depth or normal without a valid pixel is no label: NaN, see :mod:`mtlbench.labels`."""
+    empty = ~valid_pixels(target).flatten(1).any(1)
+    return target.masked_fill(empty.reshape(-1, 1, 1, 1), torch.nan) if empty.any() else target
+
+
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """Cosine of the angle between vectors (n, channels, H, W) of any length; 0 where one is zero.
 

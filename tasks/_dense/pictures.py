@@ -35,7 +35,7 @@ def panels(
         prediction = predictions.get(name)
         if prediction is not None:
             prediction = prediction.detach().cpu().float()
-        row += _PANELS[name](target.cpu(), prediction, classes)
+        row += _PANELS[name](target.cpu().nan_to_num(0), prediction, classes)
     return row
 
 

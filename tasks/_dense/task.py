@@ -17,7 +17,7 @@ from mtlbench.interfaces import Batch, Fault, InputGroup, Picture, Protocol, Tas
 from mtlbench.model import MultiTaskModel
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, scan
-from mtlbench.tasks._dense.losses import LOSSES
+from mtlbench.tasks._dense.losses import LOSSES, as_labels
 from mtlbench.tasks._dense.meters import meter
 from mtlbench.tasks._dense.pictures import panels
 from mtlbench.tasks._nets.deeplab import deeplab
@@ -109,7 +109,9 @@ class DenseTask(Task):
             arrays = {name: samples.read(name, index.tolist()) for name in self.kinds}
             if crops is not None:
                 arrays = crops[index](arrays)
-            return InputGroup(arrays.pop("image"), arrays)
+            image = arrays.pop("image")
+            targets = {n: as_labels(t) if self.kinds[n].channels else t for n, t in arrays.items()}
+            return InputGroup(image, targets)
 
         return ArrayBatches(group, len(samples), self.protocol.batch_size, seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,13 +23,14 @@ from mtlbench import standin
 from mtlbench.errors import DataError, UsageError
 from mtlbench.interfaces import Batch, InputGroup, Protocol
 from mtlbench.registry import TASKS, Spec
+from mtlbench.step import Stepper
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.losses import depth_loss, normal_loss, segmentation_loss
 from mtlbench.tasks._dense.meters import BIN, MedianAngle, PixelMean, angles, meter
 from mtlbench.tasks._dense.task import DenseTask
 from mtlbench.tasks.cityscapes import INVERSE_METRES, NEAREST, Cityscapes
 from mtlbench.tasks.nyuv2 import NYUv2
-from mtlbench.trainer import Trainer, seeded
+from mtlbench.trainer import Trainer, evaluate, seeded
 
 Array = NDArray[Any]
 TASK_CLASSES = (Cityscapes, NYUv2)
@@ -144,6 +146,36 @@ def test_other_forms_of_the_arrays(tmp_path: Path) -> None:
     found = collect(Cityscapes(protocol(Cityscapes), tmp_path).batches("train", None))
     for name in ("segmentation", "depth"):
         torch.testing.assert_close(found[name], planes(content["train"], name))
+
+
+@both
+def test_an_objective_without_a_valid_pixel_sits_the_step_out(
+    cls: type[DenseTask], tmp_path: Path
+) -> None:
+    write(cls, tmp_path)
+    for name, void in (("segmentation", -1.0), ("depth", 0.0)):
+        for i, fully in ((0, True), (1, name == "depth")):
+            path = tmp_path / "train" / cls.kinds[name].folder / f"{i}.npy"
+            array = np.load(path)
+            array[: None if fully else 4] = void
+            np.save(path, array)
+    task = cls(protocol(cls, width=4), tmp_path)
+    batch = next(iter(task.batches("train", None)))
+    model = task.build_model("unet")
+    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.1), "mgda", "none")
+    depth = stepper.flat.all_heads[cls.info.objectives.index("depth")]
+    before = stepper.flat.data.clone()
+    report = stepper.step(batch, task.loss)
+    assert report.losses is not None
+    assert report.weights is not None
+    known = {n: bool(w > 0) for n, w in zip(cls.info.objectives, report.weights, strict=True)}
+    assert not known["depth"]
+    assert known["segmentation"] or known.get("normal")
+    assert torch.isfinite(report.losses).tolist() == [n != "depth" for n in cls.info.objectives]
+    assert torch.equal(stepper.flat.data[depth], before[depth])
+    assert not torch.equal(stepper.flat.data, before)
+    scores = evaluate(model, task, "train", cls.info.objectives, torch.device("cpu"))
+    assert all(map(math.isfinite, [*scores.metrics.values(), *scores.losses.values()]))
 
 
 @both

@@ -1,0 +1,78 @@
+"""Paired differences in delta-m of the committed leaderboards, seed by seed.
+
+    mtlbench leaderboard leaderboards/records --out leaderboards
+    python leaderboards/paired/paired.py
+
+Writes ``differences.csv``: each wrapper against the same method without one, and each method
+against the baseline, with the mean difference over the seeds (below 0: the first is better), its
+95 % t-interval, and Holm's p over the rows of a task. Rows of runs with other options than the
+newest of their kind are left out.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+HERE = Path(__file__).parent
+CELL = ["method_title", "sharpness_title"]
+
+
+def differences(runs: pd.DataFrame) -> pd.DataFrame:
+    """All pairs of one task."""
+    by_seed = runs.pivot_table(index="seed", columns=CELL, values="delta_m")
+    baseline = runs.loc[runs["role"] == "baseline", "method_title"].iloc[0]
+    methods, wrappers = (list(dict.fromkeys(runs[name])) for name in CELL)
+    pairs = [((m, w), (m, "none")) for m, w in product(methods, wrappers) if w != "none"]
+    pairs += [((m, "none"), (baseline, "none")) for m in methods if m != baseline]
+    rows = []
+    for first, second in pairs:
+        if first in by_seed and second in by_seed:
+            both = by_seed[[first, second]].dropna()
+            difference = (both[first] - both[second]).to_numpy()
+            n = len(difference)
+            half = stats.sem(difference) * stats.t.ppf(0.975, n - 1)
+            rows.append(
+                {
+                    "first": " x ".join(first),
+                    "second": " x ".join(second),
+                    "seeds": n,
+                    "difference": difference.mean(),
+                    "low": difference.mean() - half,
+                    "high": difference.mean() + half,
+                    "p": stats.ttest_1samp(difference, 0).pvalue,
+                }
+            )
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p"].to_numpy())
+    return table
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values."""
+    order = np.argsort(p)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+def main() -> None:
+    tables = []
+    for path in sorted(HERE.parent.glob("*_seeds.csv")):
+        runs = pd.read_csv(path)
+        runs = runs[(runs["role"] != "reference") & (runs["status"] == "ok")]
+        newest = runs.sort_values("started").drop_duplicates([*CELL, "seed"], keep="last")
+        table = differences(newest)
+        table.insert(0, "task", path.stem.removesuffix("_seeds"))
+        tables.append(table)
+    table = pd.concat(tables)
+    table.to_csv(HERE / "differences.csv", index=False, float_format="%.4g")
+    print(table.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
+
+
+if __name__ == "__main__":
+    main()

@@ -21,7 +21,13 @@ EYE, EYE_HEIGHT, BROW_HEIGHT, NOSE, MOUTH = 0.19, -0.05, -0.21, 0.18, 0.385
 """Where things are: the eyes' distance from the middle; the others' height."""
 
 SKINS = np.array(
-    [[0.94, 0.79, 0.69], [0.87, 0.67, 0.53], [0.77, 0.55, 0.41], [0.59, 0.41, 0.29], [0.4, 0.27, 0.19]]
+    [
+        [0.94, 0.79, 0.69],
+        [0.87, 0.67, 0.53],
+        [0.77, 0.55, 0.41],
+        [0.59, 0.41, 0.29],
+        [0.4, 0.27, 0.19],
+    ]
 )
 SKIN_RATES = (0.3, 0.3, 0.2, 0.12, 0.08)
 PALE = np.array([1.0, 0.96, 0.94])
@@ -92,14 +98,21 @@ class Look:
 
 def face(seed: int, height: int = 64, width: int = 64) -> tuple[NDArray[np.uint8], frozenset[str]]:
     """A face and its attributes; the same seed shows the same face at any size."""
-    attributes, look = (np.random.default_rng(s) for s in SeedSequence([seed, 0]).spawn(2))
-    has = draw_attributes(attributes)
+    has, (_, look) = attributes_of(seed), _streams(seed)
     return portrait(has, Look.draw(look), height, width), has
 
 
-def portrait(
-    has: Set[str], look: Look, height: int = 64, width: int = 64
-) -> NDArray[np.uint8]:
+def attributes_of(seed: int) -> frozenset[str]:
+    """The attributes of :func:`face`."""
+    return draw_attributes(_streams(seed)[0])
+
+
+def _streams(seed: int) -> list[Generator]:
+    """Random numbers of the attributes, and of all else."""
+    return [np.random.default_rng(s) for s in SeedSequence([seed, 0]).spawn(2)]
+
+
+def portrait(has: Set[str], look: Look, height: int = 64, width: int = 64) -> NDArray[np.uint8]:
     """Paint a face.
 
     Args:
@@ -160,10 +173,12 @@ class _Painter:
         """Brightness of the hair, less 1: streaks if it is straight, waves if it is wavy."""
         x, y, start = self.canvas.x, self.canvas.y, self.tone(3, 0, 6)
         if "Straight_Hair" in self.has:
-            return 0.55 * np.sin(42 * x + start)
-        if "Wavy_Hair" in self.has:
-            return 0.5 * np.sin(16 * x + 5 * np.sin(11 * y + start))
-        return 0.06 * np.sin(18 * x + start)
+            bright = 0.55 * np.sin(42 * x + start)
+        elif "Wavy_Hair" in self.has:
+            bright = 0.5 * np.sin(16 * x + 5 * np.sin(11 * y + start))
+        else:
+            bright = 0.06 * np.sin(18 * x + start)
+        return np.asarray(bright, np.float32)
 
     def picture(self) -> NDArray[np.uint8]:
         """The whole."""
@@ -348,7 +363,9 @@ class _Painter:
         if "Mouth_Slightly_Open" in self.has:
             gap = 0.022 + 0.028 * self.amount("Mouth_Slightly_Open")
             canvas.paint(canvas.inside(canvas.arc(0, y, half, bend, thick + gap)), lip)
-            canvas.paint(canvas.inside(canvas.arc(0, y, half - 0.03, bend, gap)), (0.22, 0.04, 0.05))
+            canvas.paint(
+                canvas.inside(canvas.arc(0, y, half - 0.03, bend, gap)), (0.22, 0.04, 0.05)
+            )
             teeth = canvas.arc(0, y - 0.4 * gap, half - 0.05, bend, 0.45 * gap)
             canvas.paint(canvas.inside(teeth), (1, 1, 0.97))
         else:

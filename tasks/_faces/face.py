@@ -145,7 +145,8 @@ class _Painter:
         self.height = 0.53 + 0.1 * oval - 0.03 * chubby
         wave = 0.045 * np.sin(15 * canvas.y + self.tone(2, 0, 6))
         self.wave = wave if "Wavy_Hair" in has else 0.0
-        self.strands = (self.hair * (1 + self._strands())[..., None]).astype(np.float32)
+        bright = self._strands()[..., None]
+        self.strands = self.hair * (1 + bright) + 0.2 * bright
         radius = 2.0 + 0.7 * (1 - oval)
         jaw = 0.12 * self.man * np.clip(canvas.y - 0.1, 0, 1)
         across = np.abs(canvas.x) / (self.width + jaw)
@@ -170,7 +171,7 @@ class _Painter:
         return np.asarray(low + (high - low) * self.look.tones[i : i + 3])
 
     def _strands(self) -> Array:
-        """Brightness of the hair, less 1: streaks if it is straight, waves if it is wavy."""
+        """How much brighter the hair is: streaks if it is straight, waves if it is wavy."""
         x, y, start = self.canvas.x, self.canvas.y, self.tone(3, 0, 6)
         if "Straight_Hair" in self.has:
             bright = 0.55 * np.sin(42 * x + start)

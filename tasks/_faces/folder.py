@@ -164,7 +164,8 @@ def _attributes(path: Path) -> tuple[dict[str, list[int]], list[Fault]]:
         else:
             found[name] = [VALUES[values[i]] for i in columns]
             continue
-        found.setdefault(name, unknown)
+        if name:
+            found.setdefault(name, unknown)
         faults.append(Fault(path, what))
     return found, faults
 
@@ -182,7 +183,8 @@ def _partition(path: Path) -> tuple[dict[str, int], list[Fault]]:
         else:
             found[words[0]] = PARTS[words[1]]
             continue
-        found.setdefault((words or [""])[0], NO_PART)
+        if words:
+            found.setdefault(words[0], NO_PART)
         faults.append(Fault(path, what))
     return found, faults
 

@@ -153,13 +153,14 @@ class CelebA(Task):
                 name="mini",
                 version=1,
                 arch="strided",
-                epochs=15,
+                epochs=12,
                 batch_size=64,
-                lr=3e-3,
+                lr=1e-2,
+                scheduler=("StepLR", {"step_size": 9, "gamma": 0.3}),
                 optimizer_options={"fused": True},
                 options={
                     "image": 64,
-                    "faces": {"train": 640, "val": 256, "test": 512},
+                    "faces": {"train": 768, "val": 256, "test": 512},
                     "width": 16,
                     "features": 64,
                 },
@@ -187,7 +188,7 @@ class CelebA(Task):
     )
     recipe = standin.Recipe(
         version=1,
-        counts={"train": 640, "val": 256, "test": 512},
+        counts={"train": 768, "val": 256, "test": 512},
         size=(64, 64),
         files=_files,
         write=_write,

@@ -129,7 +129,7 @@ def draw_attributes(rng: Generator) -> frozenset[str]:
     stubble = 0.2 if "5_o_Clock_Shadow" in has else 1.0
     draw("No_Beard", 0.0 if has & {"Goatee", "Mustache"} else stubble)
     appeal = sum(value for name, value in APPEAL.items() if name in has)
-    draw("Attractive", 1 / (1 + np.exp(1.45 + 1.2 * (man and not young) - 2 * appeal)))
+    draw("Attractive", 1 / (1 + np.exp(3.9 + 2.4 * (man and not young) - 5 * appeal)))
     return frozenset(has)
 
 

@@ -34,7 +34,7 @@ PALE = np.array([1.0, 0.96, 0.94])
 IRISES = np.array([[0.3, 0.5, 0.75], [0.35, 0.22, 0.1], [0.3, 0.5, 0.3], [0.15, 0.1, 0.08]])
 HAIR = {
     "Black_Hair": np.array([0.06, 0.05, 0.07]),
-    "Blond_Hair": np.array([0.93, 0.78, 0.4]),
+    "Blond_Hair": np.array([0.9, 0.72, 0.36]),
     "Brown_Hair": np.array([0.36, 0.21, 0.1]),
     "Gray_Hair": np.array([0.72, 0.73, 0.76]),
 }
@@ -137,9 +137,9 @@ class _Painter:
         self.man = "Male" in has
         pale = self.amount("Pale_Skin")
         skin = SKINS[look.skin] * self.tone(0, 0.94, 1.04)
-        self.skin: Colour = PALE if pale else skin
+        self.skin: Colour = skin + pale * (PALE - skin)
         named = [colour for name, colour in HAIR.items() if name in has]
-        self.hair: Colour = (named or [AUBURN])[0] * self.tone(1, 0.85, 1.15)
+        self.hair: Colour = (named or [AUBURN])[0] * self.tone(1, 0.7, 1.2)
         chubby, oval = self.amount("Chubby"), self.amount("Oval_Face")
         self.width = 0.42 + 0.13 * chubby - 0.08 * oval + 0.02 * self.man
         self.height = 0.53 + 0.1 * oval - 0.03 * chubby
@@ -148,7 +148,7 @@ class _Painter:
         bright = self._strands()[..., None]
         self.strands = self.hair * (1 + bright) + 0.2 * bright
         radius = 2.0 + 0.7 * (1 - oval)
-        jaw = 0.12 * self.man * np.clip(canvas.y - 0.1, 0, 1)
+        jaw = 0.08 * self.man * np.clip(canvas.y - 0.1, 0, 1)
         across = np.abs(canvas.x) / (self.width + jaw)
         down = np.abs(canvas.y - 0.05) / self.height
         distance = ((across**radius + down**radius) ** (1 / radius) - 1) * self.width
@@ -186,7 +186,7 @@ class _Painter:
         canvas, has = self.canvas, self.has
         slope = self.tone(4, -0.2, 0.2) * canvas.across + self.tone(5, -0.2, 0.2) * canvas.down
         canvas.image[:] = self.colour(6, 0.1, 0.95) + slope[..., None]
-        if not self.man and "Bald" not in has:
+        if "Bald" not in has and self.tone(30, 0, 1) < (0.1 if self.man else 0.8):
             self._long_hair()
         self._body()
         self._head()
@@ -197,7 +197,7 @@ class _Painter:
         self._beard()
         self._mouth()
         if "Bald" in has:
-            canvas.paint(canvas.glow(0.1, -0.36, 0.12), (1, 1, 1), 0.6)
+            canvas.paint(canvas.glow(0.05, -0.36, 0.2), (1, 1, 1), 0.85)
         else:
             self._hair()
         if "Eyeglasses" in has:
@@ -207,7 +207,7 @@ class _Painter:
         canvas.image *= self.tone(9, 0.82, 1.1)
         height, width = canvas.size
         grain = np.random.default_rng(self.look.noise).normal(0, 0.015, (height, width, 3))
-        blur = 0.02 + 0.012 * self.amount("Blurry") if "Blurry" in has else 0.0
+        blur = 0.012 + 0.012 * self.amount("Blurry") if "Blurry" in has else 0.0
         return canvas.finish(blur, grain.astype(np.float32))
 
     def _long_hair(self) -> None:
@@ -220,12 +220,12 @@ class _Painter:
 
     def _body(self) -> None:
         canvas, x, y = self.canvas, self.canvas.x, self.canvas.y
-        if self.man and "Bald" not in self.has:
+        if "Bald" not in self.has:
             crown = canvas.ellipse(0, -0.16, self.width + 0.08, 0.55) + self.wave
             canvas.paint(canvas.inside(crown), self.strands)
-        neck = np.maximum(np.abs(x) - 0.18 - 0.06 * self.man, -(y - 0.3))
+        neck = np.maximum(np.abs(x) - 0.19 - 0.03 * self.man, -(y - 0.3))
         canvas.paint(canvas.inside(neck), self.skin * 0.82)
-        shoulders = canvas.ellipse(0, 1.14, 0.8 + 0.15 * self.man, 0.42)
+        shoulders = canvas.ellipse(0, 1.14, 0.85 + 0.05 * self.man, 0.42)
         canvas.paint(canvas.inside(shoulders), self.colour(11))
         if "Wearing_Necktie" in self.has:
             collar = np.maximum(np.abs(x) - 0.26 + 0.5 * (y - 0.72), 0.68 - y)
@@ -249,12 +249,12 @@ class _Painter:
                 canvas.paint(canvas.inside(ring - 0.015), (0.1, 0.1, 0.1), 0.6)
                 canvas.paint(canvas.inside(ring), metal)
         if "Double_Chin" in has:
-            fold = canvas.ellipse(0, 0.46, 0.36, 0.28)
-            canvas.paint(canvas.inside(fold - 0.02) * (canvas.y > 0.3), self.skin * 0.5)
+            fold = canvas.ellipse(0, 0.48, 0.42, 0.32)
+            canvas.paint(canvas.inside(fold - 0.02) * (canvas.y > 0.3), self.skin * 0.4)
             canvas.paint(canvas.inside(fold + 0.015) * (canvas.y > 0.3), self.skin * 0.94)
-            rim = canvas.arc(0, 0.66, 0.24, -0.09, 0.02)
+            rim = canvas.arc(0, 0.66, 0.26, -0.1, 0.026)
             canvas.paint(self.face, self.skin)
-            canvas.paint(canvas.inside(rim), self.skin * 0.5)
+            canvas.paint(canvas.inside(rim), self.skin * 0.4)
         else:
             canvas.paint(self.face, self.skin)
         shade = np.clip(canvas.x * self.tone(18, -1, 1) + 0.2, 0, 0.3)
@@ -272,16 +272,16 @@ class _Painter:
         if "Rosy_Cheeks" in self.has:
             for side in SIDES:
                 glow = canvas.glow(side * 0.27, 0.21, 0.12) * self.face
-                canvas.paint(glow, (0.96, 0.22, 0.32), 0.85 * self.amount("Rosy_Cheeks"))
+                canvas.paint(glow, (0.96, 0.3, 0.36), 0.5 * self.amount("Rosy_Cheeks"))
         if "Young" not in self.has:
             strong = self.amount("Young") + 0.85
             for k in range(3):
-                line = canvas.arc(0, -0.38 + 0.075 * k, 0.23, 0.02, 0.013)
-                canvas.paint(canvas.inside(line) * self.face, self.skin * 0.55, strong)
+                line = canvas.arc(0, -0.38 + 0.075 * k, 0.23, 0.02, 0.015)
+                canvas.paint(canvas.inside(line) * self.face, self.skin * 0.5, strong)
             for side in SIDES:
-                fold = np.abs(side * x - 0.16 - 0.3 * (y - 0.2)) - 0.014
+                fold = np.abs(side * x - 0.16 - 0.3 * (y - 0.2)) - 0.018
                 where = canvas.inside(fold) * (y > 0.18) * (y < 0.42) * self.face
-                canvas.paint(where, self.skin * 0.55, strong)
+                canvas.paint(where, self.skin * 0.5, strong)
         if "5_o_Clock_Shadow" in self.has:
             grain = np.random.default_rng(self.look.noise).random(x.shape)
             jaw = np.clip((y - 0.2) * 6, 0, 1) * (0.6 + 0.4 * grain) * self.face
@@ -296,24 +296,24 @@ class _Painter:
         if made_up:
             shadow = canvas.ellipse(x, EYE_HEIGHT - 0.05, 0.15, 0.09)
             lid = self.colour(19, 0.15, 0.6) * np.array([0.95, 0.5, 1.1])
-            canvas.paint(canvas.inside(shadow), lid, self.amount("Heavy_Makeup"))
+            canvas.paint(canvas.inside(shadow), lid, 0.7 * self.amount("Heavy_Makeup"))
         if "Bags_Under_Eyes" in self.has:
             strong = self.amount("Bags_Under_Eyes")
             bag = canvas.ellipse(x, EYE_HEIGHT + 0.1, 0.105, 0.05)
             canvas.paint(canvas.inside(bag), self.skin * 0.62, 0.8 * strong)
             rim = canvas.arc(x, EYE_HEIGHT + 0.155, 0.1, -0.04, 0.016)
-            canvas.paint(canvas.inside(rim), self.skin * 0.4, strong)
+            canvas.paint(canvas.inside(rim), self.skin * 0.5, strong)
         canvas.paint(canvas.inside(ball), (1, 1, 1))
         eye, gaze = canvas.inside(ball), x + self.tone(22, -0.02, 0.02)
         iris = canvas.inside(canvas.ellipse(gaze, EYE_HEIGHT, 0.05, 0.05)) * eye
         canvas.paint(iris, IRISES[self.look.iris])
         pupil = canvas.inside(canvas.ellipse(gaze, EYE_HEIGHT, 0.024, 0.024)) * eye
         canvas.paint(pupil, (0.03, 0.03, 0.03))
-        lashes = canvas.arc(x, EYE_HEIGHT - height, 0.11, 0.04, 0.012 + 0.014 * made_up)
+        lashes = canvas.arc(x, EYE_HEIGHT - height, 0.11, 0.04, 0.012 + 0.008 * made_up)
         canvas.paint(canvas.inside(lashes), (0.08, 0.05, 0.05))
         arched = self.amount("Arched_Eyebrows")
-        thick = 0.016 + 0.034 * self.amount("Bushy_Eyebrows")
-        bend = 0.005 + 0.125 * arched
+        thick = 0.012 + 0.05 * self.amount("Bushy_Eyebrows")
+        bend = 0.005 + 0.155 * arched
         brow = canvas.arc(x, BROW_HEIGHT - 0.05 * arched, 0.125, bend, thick)
         dark = 0.75 if "Blond_Hair" in self.has else 0.55
         canvas.paint(canvas.inside(brow), self.hair * dark)
@@ -321,15 +321,15 @@ class _Painter:
     def _nose(self) -> None:
         canvas, x, y = self.canvas, self.canvas.x, self.canvas.y
         big, pointed = self.amount("Big_Nose"), self.amount("Pointy_Nose")
-        wide = 0.05 + 0.09 * big
+        wide = 0.045 + 0.135 * big
         low = NOSE + 0.02 * big
-        tip = canvas.ellipse(0, low, wide, 0.045 + 0.035 * big)
+        tip = canvas.ellipse(0, low, wide, 0.045 + 0.045 * big)
         canvas.paint(canvas.inside(tip), self.skin * (0.85 - 0.12 * big))
         ridge = np.maximum(np.abs(x) - 0.028, np.abs(y - 0.06) - 0.12)
         canvas.paint(canvas.inside(ridge), np.minimum(self.skin * 1.06, 1))
-        wedge = np.maximum(np.abs(x) - (0.26 - y) * 0.32, np.maximum(y - 0.26, -0.02 - y))
-        canvas.paint(canvas.inside(wedge - 0.022), self.skin * 0.55, pointed)
-        canvas.paint(canvas.inside(wedge), np.minimum(self.skin * 1.15, 1), pointed)
+        wedge = np.maximum(np.abs(x) - (0.27 - y) * 0.4, np.maximum(y - 0.27, -0.04 - y))
+        canvas.paint(canvas.inside(wedge - 0.026), self.skin * 0.4, pointed)
+        canvas.paint(canvas.inside(wedge), np.minimum(self.skin * 1.2, 1), pointed)
         for side in SIDES:
             nostril = canvas.ellipse(side * wide * 0.55, low + 0.03, 0.02, 0.015)
             canvas.paint(canvas.inside(nostril), self.skin * 0.4)
@@ -355,7 +355,7 @@ class _Painter:
     def _mouth(self) -> None:
         canvas, smile = self.canvas, self.amount("Smiling")
         bend, half = 0.025 - 0.14 * smile, 0.165 + 0.06 * smile
-        thick = 0.016 + 0.036 * self.amount("Big_Lips")
+        thick = 0.012 + 0.06 * self.amount("Big_Lips")
         y = MOUTH - 0.4 * bend
         if "Wearing_Lipstick" in self.has:
             lip = np.array([0.82, 0.05, 0.16]) * self.tone(23, 0.8, 1.15)
@@ -376,12 +376,12 @@ class _Painter:
     def _hair(self) -> None:
         canvas, x, y = self.canvas, self.canvas.x, self.canvas.y
         receding = self.amount("Receding_Hairline")
-        line = -0.3 + 0.04 * (not self.man) - 0.16 * receding
+        line = -0.37 + 0.04 * (not self.man) - 0.12 * receding
         corners = 0.45 * np.abs(x) if receding else -0.12 * np.abs(x)
         front = np.maximum(canvas.ellipse(0, -0.14, self.width + 0.05, 0.53), y - line + corners)
         canvas.paint(canvas.inside(front + 0.5 * self.wave), self.strands)
         if "Bangs" in self.has:
-            fringe = y + 0.15 - 0.025 * np.sin(38 * x)
+            fringe = y + 0.235 - 0.02 * np.sin(38 * x)
             cap = canvas.ellipse(0, -0.14, self.width + 0.04, 0.52)
             canvas.paint(canvas.inside(np.maximum(cap, fringe)), self.strands)
 

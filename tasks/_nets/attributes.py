@@ -117,7 +117,8 @@ def strided(objectives: Sequence[str], image: int, width: int, features: int) ->
         nn.BatchNorm2d(2 * width),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(2 * width * places, features),
+        nn.Linear(2 * width * places, features, bias=False),
+        nn.BatchNorm1d(features),
         nn.ReLU(),
     )
     return LogitHeads(trunk, objectives, features)

@@ -56,6 +56,8 @@ class FlatParameters:
         for p, view in zip(self.params, _views(self.data, self.params), strict=True):
             p.data = view
         self._use(range(len(heads)))
+        self.bound: tuple[GradientRows, int] | None = None
+        """Where the parameters' ``grad`` was bound to in this step."""
         self.grad = GradientRows(self, 1)
         self._pool: dict[int, list[GradientRows]] = {1: [self.grad]}
         self._taken: dict[int, int] = {}
@@ -73,6 +75,7 @@ class FlatParameters:
         """
         self._taken = {}
         self._anchored_at = -1
+        self.bound = None
         self._use(range(len(self.all_heads)) if tasks is None else tasks)
         self.grad.use(1)
 
@@ -186,6 +189,9 @@ class GradientRows:
     def bind(self, row: int = 0) -> None:
         """Let the parameters' ``grad`` be row ``row`` and the heads of this buffer."""
         flat = self._flat
+        if flat.bound == (self, row):
+            return
+        flat.bound = self, row
         for p, view in zip(flat.shared_params, self._row_views[row], strict=True):
             p.grad = view
         if len(flat.tasks) < len(flat.all_heads):

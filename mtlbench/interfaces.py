@@ -81,6 +81,25 @@ Loss = Callable[[str, Any, Tensor], Tensor]
 """``loss(objective, prediction, target)`` returns a scalar."""
 
 
+class JointLoss(ABC):
+    """A :data:`Loss` that is computed for several objectives at once: the engine asks for all that
+    a forward pass predicts."""
+
+    @abstractmethod
+    def together(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
+        """Losses (K',), in the order of ``predictions``; each is what the loss of one objective
+        would be.
+
+        Args:
+            predictions: of one or more objectives.
+            targets: of the same ones, of the examples that have a label.
+        """
+
+    def __call__(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
+        """The loss of one objective, a scalar."""
+        return self.together({objective: prediction}, {objective: target})[0]
+
+
 # ------------------------------------------------------------------------------------ gradients
 @dataclass
 class Update:
@@ -277,15 +296,21 @@ class WeightingMethod(_Stateful, ABC):
 
 
 def _check_vector(what: str, found: Any, shape: Sequence[int]) -> None:
-    expected = f"{what} a detached floating-point Tensor of shape {tuple(shape)}, not"
+    fault = _vector_fault(found, tuple(shape))
+    if fault:
+        wanted = f"a detached floating-point Tensor of shape {tuple(shape)}"
+        raise ContractError(f"{what} {wanted}, not {fault}")
+
+
+def _vector_fault(found: Any, shape: tuple[int, ...]) -> str:
+    """What a gradient, or a vector of weights, is instead; empty if all is well."""
     if not isinstance(found, Tensor):
-        raise ContractError(f"{expected} {type(found).__name__}")
-    if found.shape != tuple(shape):
-        raise ContractError(f"{expected} one of shape {tuple(found.shape)}")
+        return type(found).__name__
+    if found.shape != shape:
+        return f"one of shape {tuple(found.shape)}"
     if not found.is_floating_point():
-        raise ContractError(f"{expected} one of {found.dtype}")
-    if found.requires_grad:
-        raise ContractError(f"{expected} one with a graph")
+        return f"one of {found.dtype}"
+    return "one with a graph" if found.requires_grad else ""
 
 
 def check_update(name: str, update: Any, view: GradientView, sizes: Sequence[int]) -> None:
@@ -393,6 +418,7 @@ class Protocol:
 
     Args:
         optimizer: name of a ``torch.optim`` class.
+        optimizer_options: of its constructor, beside the learning rate and the weight decay.
         scheduler: ``(name, options)`` of a ``torch.optim.lr_scheduler`` class stepped once an
             epoch; ``ReduceLROnPlateau`` sees the validation's selection score (``mode="max"``).
         gradient_scale: ``"paper"`` takes every method's update as its paper has it; ``"sum"``
@@ -411,6 +437,7 @@ class Protocol:
     batch_size: int
     lr: float
     optimizer: str = "Adam"
+    optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
     scheduler: tuple[str, Mapping[str, Any]] | None = None
     gradient_scale: Literal["paper", "sum"] = "paper"
@@ -514,7 +541,8 @@ class Task(_Checked, ABC):
 
     @abstractmethod
     def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
-        """The training loss, a scalar: the mean over the batch."""
+        """The training loss, a scalar: the mean over the batch. A :class:`JointLoss` as a class
+        attribute will do, too."""
 
     @abstractmethod
     def meters(self) -> Mapping[str, Metric]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,12 +23,19 @@ class Labels:
     """
 
     def __init__(self, targets: Mapping[str, Tensor]) -> None:
-        rows = {name: _rows(labelled(target)) for name, target in targets.items()}
-        counts = torch.stack([r.sum() for r in rows.values()]).tolist() if rows else []
-        self.counts = dict(zip(rows, map(int, counts), strict=True))
+        alike: dict[tuple[torch.Size, torch.dtype], list[str]] = {}
+        for name, target in targets.items():
+            alike.setdefault((target.shape, target.dtype), []).append(name)
+        known = [_rows([targets[name] for name in names]) for names in alike.values()]
+        counts = torch.cat([rows.sum(1) for rows in known]).tolist() if known else []
+        found = dict(zip(chain.from_iterable(alike.values()), counts, strict=True))
+        self.counts = {name: found[name] for name in targets}
         """How many examples have a label."""
         self._known = {
-            name: r.nonzero().squeeze(1) for name, r in rows.items() if self.counts[name] < len(r)
+            name: rows[i].nonzero().squeeze(1)
+            for names, rows in zip(alike.values(), known, strict=True)
+            for i, name in enumerate(names)
+            if found[name] < rows.size(1)
         }
 
     def pick(self, objective: str, prediction: Any, target: Tensor) -> tuple[Any, Tensor]:
@@ -42,6 +50,21 @@ class Labels:
             return prediction, target
         return prediction[known], target[known]
 
+    def pick_all(
+        self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """:meth:`pick` for each of ``predictions``, which are returned as they are where nothing is
+        missing."""
+        if self._known.keys().isdisjoint(predictions):
+            return predictions, targets
+        picked = {name: self.pick(name, p, targets[name]) for name, p in predictions.items()}
+        return {name: p for name, (p, _) in picked.items()}, {
+            name: target for name, (_, target) in picked.items()
+        }
 
-def _rows(known: Tensor) -> Tensor:
-    return known.flatten(1).any(1) if known.dim() > 1 else known.reshape(-1)
+
+def _rows(targets: Sequence[Tensor]) -> Tensor:
+    """Which examples have a label, for targets of one shape: (targets, examples)."""
+    together = torch.stack(list(targets)) if len(targets) > 1 else targets[0].unsqueeze(0)
+    known = labelled(together)
+    return known.flatten(2).any(2) if known.dim() > 2 else known.reshape(len(targets), -1)

@@ -4,7 +4,7 @@ parameters."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.errors import UsageError
 from mtlbench.flat import FlatParameters, Move
-from mtlbench.interfaces import Batch, Loss, Passes
+from mtlbench.interfaces import Batch, JointLoss, Loss, Passes
 from mtlbench.labels import Labels
 from mtlbench.model import MultiTaskModel
 from mtlbench.views import Forward, PlainView, ShiftedView
@@ -83,7 +83,8 @@ class StepProblem:
     def forward(self, only: Sequence[str] | None = None) -> Forward:
         """One forward pass of every input group that a wanted objective needs."""
         wanted = self.objectives if only is None else list(only)
-        losses: dict[str, Tensor] = {}
+        losses: list[Tensor] = []
+        order: list[str] = []
         features: dict[str, list[Tensor]] = {}
         opaque = False
         with self._one_function():
@@ -97,12 +98,20 @@ class StepProblem:
                 opaque = opaque or not all(map(_plain, tree_leaves(trunk)))
                 before_head = partial(self._randomness.enter, index)
                 outputs = self.model.predict(trunk, names, before_head)
-                for name in names:
-                    known = self.labels.pick(name, outputs[name], group.targets[name])
-                    losses[name] = self.loss(name, *known)
-                    features[name] = _differentiable(trunk)
-        stacked = torch.stack([losses[name] for name in wanted])
-        return Forward(stacked, [features[name] for name in wanted], opaque)
+                known = self.labels.pick_all(outputs, group.targets)
+                losses.append(self._losses(*known))
+                order += names
+                features |= dict.fromkeys(names, _differentiable(trunk))
+        found = torch.cat(losses) if len(losses) > 1 else losses[0]
+        if order != wanted:
+            found = found[[order.index(name) for name in wanted]]
+        return Forward(found, [features[name] for name in wanted], opaque)
+
+    def _losses(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
+        """Losses (K',), in the order of ``predictions``."""
+        if isinstance(self.loss, JointLoss):
+            return self.loss.together(predictions, targets)
+        return torch.stack([self.loss(name, p, targets[name]) for name, p in predictions.items()])
 
     def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
         """Gradients at the present point.

@@ -40,6 +40,22 @@ Write = Callable[[Path, str, int, tuple[int, int]], None]
 
 
 @dataclass(frozen=True)
+class Common:
+    """Files that belong to all samples together, such as a list of their labels.
+
+    They are written last, and follow from the samples that there are.
+
+    Args:
+        files: ``files(folder)``, other files than those of the samples.
+        write: ``write(folder, samples)`` writes them, into folders that are there; ``samples`` are
+            pairs of split and index.
+    """
+
+    files: Callable[[Path], Sequence[Path]]
+    write: Callable[[Path, Sequence[tuple[str, int]]], None]
+
+
+@dataclass(frozen=True)
 class Recipe:
     """How a task's stand-in data is generated.
 
@@ -52,6 +68,7 @@ class Recipe:
         files: ``files(folder, split, index)``, the files of one sample and of no other.
         write: ``write(folder, split, index, size)`` writes them, into folders that are there.
             Both are functions of a module, as they run in other processes.
+        common: files of all samples together, if there are any.
     """
 
     version: int
@@ -59,13 +76,21 @@ class Recipe:
     size: tuple[int, int]
     files: Files
     write: Write
+    common: Common | None = None
+
+    def all_files(self, folder: Path, samples: Sequence[tuple[str, int]]) -> Iterator[Path]:
+        """Files of these samples, then those of all together."""
+        for sample in samples:
+            yield from self.files(folder, *sample)
+        if self.common is not None:
+            yield from self.common.files(folder)
 
 
 class Manifest(BaseModel):
     """What a folder of stand-in data holds; its file says that the folder is complete.
 
-    ``sha256`` is the hash of lines ``<sha256 of a file>  <its path>``, sample by sample; empty
-    while the folder is being filled.
+    ``sha256`` is the hash of lines ``<sha256 of a file>  <its path>``, sample by sample and then of
+    the files of all; empty while the folder is being filled.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -194,11 +219,14 @@ def generate(
                 on_sample()
             else:
                 missing.append(sample)
-        if done is not None and not missing:
+        complete = all(file.is_file() for file in recipe.all_files(folder, wanted.samples))
+        if done is not None and complete:
             return done
         shutil.rmtree(folder / _MAKING, ignore_errors=True)
         make = partial(_make, recipe.files, recipe.write, folder, wanted.size)
         _for_each(make, missing, jobs or cores(), on_sample)
+        if recipe.common is not None and not complete:
+            _write_common(recipe.common, folder, wanted.samples)
         shutil.rmtree(folder / _MAKING, ignore_errors=True)
         manifest = wanted.model_copy(update={"sha256": checksum(recipe, folder, wanted)})
         _write(manifest, folder / MANIFEST)
@@ -260,13 +288,29 @@ def _for_each(
 def _make(
     files: Files, write: Write, folder: Path, size: tuple[int, int], split: str, index: int
 ) -> None:
-    """Write a sample's files beside the data and move them there."""
+    """Write a sample's files."""
+    _move_in(
+        lambda where: files(where, split, index),
+        lambda where: write(where, split, index, size),
+        folder,
+    )
+
+
+def _write_common(common: Common, folder: Path, samples: Sequence[tuple[str, int]]) -> None:
+    """Write the files of all samples."""
+    _move_in(common.files, lambda where: common.write(where, samples), folder)
+
+
+def _move_in(
+    files: Callable[[Path], Sequence[Path]], write: Callable[[Path], None], folder: Path
+) -> None:
+    """Write files beside the data and move them there."""
     beside = folder / _MAKING
-    moves = list(zip(files(beside, split, index), files(folder, split, index), strict=True))
+    moves = list(zip(files(beside), files(folder), strict=True))
     for move in moves:
         for file in move:
             file.parent.mkdir(parents=True, exist_ok=True)
-    write(beside, split, index, size)
+    write(beside)
     for made, _ in moves:
         if not made.is_file():
             raise ContractError(f"the recipe did not write {made.relative_to(beside)}")
@@ -348,13 +392,12 @@ def check_manifest(task: str, recipe: Recipe, folder: Path) -> Iterator[Fault]:
 def checksum(recipe: Recipe, folder: Path, manifest: Manifest) -> str:
     """See :class:`Manifest`; a missing file counts as such."""
     total = hashlib.sha256()
-    for sample in manifest.samples:
-        for path in recipe.files(folder, *sample):
-            content = "missing"
-            if path.is_file():
-                with path.open("rb") as file:
-                    content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    for path in recipe.all_files(folder, manifest.samples):
+        content = "missing"
+        if path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
     return total.hexdigest()
 
 

@@ -167,7 +167,8 @@ def _write(flat: FlatParameters, update: Update, clip_norm: float | None) -> Non
     """Put an update into the flat gradient; copying a buffer onto itself costs nothing."""
     flat.grad.rows[0].copy_(update.shared)
     for own, new in zip(flat.grad.heads, update.heads, strict=True):
-        own.copy_(new)
+        if new is not own:
+            own.copy_(new)
     if clip_norm is not None:
         shared = flat.grad.rows[0]
         shared.mul_((clip_norm / shared.norm()).clamp(max=1.0))

@@ -68,7 +68,10 @@ class Trainer:
             load_trunk(self.model, weights)
         self.model.to(device)
         optimizer = getattr(torch.optim, protocol.optimizer)(
-            self.model.parameters(), lr=protocol.lr, weight_decay=protocol.weight_decay
+            self.model.parameters(),
+            lr=protocol.lr,
+            weight_decay=protocol.weight_decay,
+            **protocol.optimizer_options,
         )
         self.scheduler: LRScheduler | None = None
         if protocol.scheduler is not None:

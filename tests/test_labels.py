@@ -58,6 +58,24 @@ def test_an_example_counts_if_anything_of_it_is_known() -> None:
     assert labels.pick("a", (prediction,), target)[1] is target
 
 
+def test_targets_of_one_shape_keep_their_own_gaps() -> None:
+    rows = torch.tensor([[1.0, torch.nan, 0.0], [torch.nan] * 3, [1.0, 1.0, 1.0]])
+    targets = {"a": rows[0], "n": torch.tensor([1, 0, -1]), "b": rows[1], "c": rows[2]}
+    labels = Labels(targets)
+    assert labels.counts == {"a": 2, "n": 2, "b": 0, "c": 3}
+    assert list(labels.counts) == list(targets)
+    predictions = {name: torch.arange(3) for name in "anc"}
+    found, left = labels.pick_all(predictions, targets)
+    assert {name: p.tolist() for name, p in found.items()} == {
+        "a": [0, 2],
+        "n": [0, 1],
+        "c": [0, 1, 2],
+    }
+    assert left["n"].tolist() == [1, 0]
+    whole = {"c": predictions["c"]}
+    assert labels.pick_all(whole, targets)[0] is whole
+
+
 # ----------------------------------------------------------------------------------- one problem
 @pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
 @pytest.mark.parametrize("method", TRAINED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtlbench import MultiTaskModel, StepProblem, UsageError
 from mtlbench.flat import Move
-from mtlbench.interfaces import Batch, HeadPolicy, Passes
+from mtlbench.interfaces import Batch, HeadPolicy, JointLoss, Passes
 from mtlbench.problem import evaluation_mode
 from mtlbench.views import DenseView, NonFiniteError
 from tests.models import (
@@ -59,6 +59,35 @@ def test_later_forwards_give_the_same_bits(make_batch: MakeBatch) -> None:
     with problem.flat.shifted(*_nudge(problem)):
         assert not torch.equal(problem.losses(), first)
     assert torch.equal(problem.losses(), first)
+
+
+class JointMSE(JointLoss):
+    """Notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def together(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
+        self.asked.append(list(predictions))
+        return torch.stack([mse(name, p, targets[name]) for name, p in predictions.items()])
+
+
+@BATCHES
+def test_a_joint_loss_is_asked_once_for_each_group(make_batch: MakeBatch) -> None:
+    joint, batch = JointMSE(), make_batch()
+    problem = make_problem(tiny_model(), batch, joint)
+    torch.manual_seed(0)
+    here = problem.losses()
+    assert joint.asked == [[n for n in names(3) if n in group.targets] for group in batch]
+    torch.manual_seed(0)
+    assert torch.equal(here, make_problem(tiny_model(), batch).losses())
+    turned = names(3)[:0:-1]
+    assert torch.equal(problem.losses(turned), here[[2, 1]])
+    name = names(3)[1]
+    group = next(group for group in batch if name in group.targets)
+    prediction = torch.zeros_like(group.targets[name])
+    single = joint(name, prediction, group.targets[name])
+    assert torch.equal(single, mse(name, prediction, group.targets[name]))
 
 
 @BATCHES

@@ -8,7 +8,7 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from mtlbench.errors import ContractError, DataError, UsageError
 from mtlbench.standin import (
     LICENCE,
     MANIFEST,
+    Common,
     Manifest,
     Recipe,
     cache_folder,
@@ -229,6 +230,56 @@ def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "toy").touch()
     with pytest.raises(UsageError, match=f"{tmp_path / 'toy'} cannot be written to"):
         made(tmp_path / "toy")
+
+
+# ------------------------------------------------------------------------------------ common files
+def listing(written: list[int] | None = None, *, halfway: bool = False) -> Recipe:
+    """A recipe with a list of all samples."""
+
+    def write(folder: Path, samples: Sequence[tuple[str, int]]) -> None:
+        if written is not None:
+            written.append(len(samples))
+        text = "".join(f"{split} {index}\n" for split, index in samples)
+        (folder / "lists" / "all.txt").write_text(text[:5] if halfway else text)
+        if halfway:
+            raise KeyboardInterrupt
+
+    common = Common(lambda folder: [folder / "lists" / "all.txt"], write)
+    return dataclasses.replace(RECIPE, common=common)
+
+
+def test_common_files_are_written_once_and_are_part_of_the_hash(tmp_path: Path) -> None:
+    written: list[int] = []
+    manifest = made(tmp_path / "listed", listing(written))
+    path = tmp_path / "listed" / "lists" / "all.txt"
+    assert path.read_text().splitlines() == [f"{split} {i}" for split, i in manifest.samples]
+    assert made(tmp_path / "listed", listing(written)) == manifest
+    assert written == [N]
+    assert manifest.sha256 != made(tmp_path / "plain").sha256
+    assert list(check_manifest(TOY, listing(), tmp_path / "listed")) == []
+    path.write_text("other")
+    (fault,) = check_manifest(TOY, listing(), tmp_path / "listed")
+    assert "changed or deleted" in fault.what
+
+
+def test_common_files_that_were_interrupted_or_deleted_are_made_again(tmp_path: Path) -> None:
+    path = tmp_path / "lists" / "all.txt"
+    with pytest.raises(KeyboardInterrupt):
+        made(tmp_path, listing(halfway=True))
+    assert not path.exists()
+    assert read_manifest(tmp_path) is None
+    samples: list[tuple[str, int]] = []
+    recipe = dataclasses.replace(counting(samples), common=listing().common)
+    first, before = made(tmp_path, recipe), content(tmp_path)
+    path.unlink()
+    assert made(tmp_path, recipe) == first
+    assert (content(tmp_path), samples) == (before, [])
+
+
+def test_a_common_file_has_to_be_written(tmp_path: Path) -> None:
+    common = Common(lambda folder: [folder / "all.txt"], lambda *anything: None)
+    with pytest.raises(ContractError, match=r"did not write all\.txt"):
+        made(tmp_path, dataclasses.replace(RECIPE, common=common))
 
 
 # ------------------------------------------------------------------------------------ manifests

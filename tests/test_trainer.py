@@ -213,6 +213,12 @@ def test_the_schedulers() -> None:
     assert rates("ReduceLROnPlateau", **never_better) == pytest.approx([0.01, 0.001, 0.0001])
 
 
+def test_options_of_the_optimizer() -> None:
+    made = trainer(toy(optimizer="SGD", optimizer_options={"momentum": 0.9}))
+    (group,) = made.stepper.optimizer.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.01, 0.9, 0)
+
+
 def test_divergence_stops_training() -> None:
     with pytest.raises(DivergedError, match="20 steps in a row skipped: non-finite loss: level"):
         fit(toy(fault="nan"))

@@ -45,6 +45,14 @@ class LossBased(Part):
     networks: list[str]
 
 
+class Heads(Part):
+    """A step of the baseline on all objectives of a task, against one on the first alone."""
+
+    task: str
+    protocol: str
+    target: PositiveFloat
+
+
 class Yardsticks(Part):
     """All yardsticks of a task."""
 
@@ -63,6 +71,7 @@ class EnginePlan(Plan):
     plain: Plain
     wrapped: Wrapped
     loss_based: LossBased
+    heads: list[Heads]
     yardsticks: list[Yardsticks]
 
 
@@ -85,6 +94,10 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
         for method in _loss_based():
             prepare = partial(_against_baseline, builders[name], method)
             yield Case(f"{name}: {method} over {baseline()}", plan.loss_based.target, prepare)
+    for each in plan.heads:
+        work = partial(benchmark, each.task, plan.seed, device, each.protocol)
+        title = f"{each.task} {each.protocol}: all heads over one"
+        yield Case(title, each.target, partial(_against_one_head, work))
     for entry in plan.yardsticks:
         with seeded(plan.seed):
             yardsticks = find_task(entry.task, entry.protocol).yardsticks()
@@ -119,6 +132,14 @@ def _against_baseline(build: Callable[[], Workload], method: str) -> Contest:
     return Contest(
         partial(step, work.batch, work.loss), [partial(plain, work.batch, work.loss), *further]
     )
+
+
+def _against_one_head(build: Callable[[], Workload]) -> Contest:
+    work, off = build(), SHARPNESS.default
+    every = work.stepper(baseline(), off)
+    first = work.stepper(baseline(), off, every.objectives[:1])
+    ours, alone = (partial(s.step, work.batch, work.loss) for s in (every, first))
+    return Contest(ours, [alone])
 
 
 def engine(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Workload:
         batch: to train on.
         loss: see :data:`~mtlbench.interfaces.Loss`.
         optimizer: name of a ``torch.optim`` class.
+        options: of the optimizer.
         device: where all of it is.
     """
 
@@ -54,16 +55,20 @@ class Workload:
     loss: Loss
     optimizer: str
     device: torch.device
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def optimize(self, model: nn.Module) -> Optimizer:
         """A fresh optimizer."""
-        made: Optimizer = getattr(torch.optim, self.optimizer)(model.parameters(), lr=LEARNING_RATE)
+        kind = getattr(torch.optim, self.optimizer)
+        made: Optimizer = kind(model.parameters(), lr=LEARNING_RATE, **self.options)
         return made
 
-    def stepper(self, method: str, sharpness: str) -> Stepper:
-        """The library's way to train it."""
+    def stepper(
+        self, method: str, sharpness: str, objectives: Sequence[str] | None = None
+    ) -> Stepper:
+        """The library's way to train it, on all objectives by default."""
         model = self.build()
-        return Stepper(model, self.optimize(model), method, sharpness)
+        return Stepper(model, self.optimize(model), method, sharpness, objectives=objectives)
 
 
 def cnn(size: CNN, seed: int, device: torch.device) -> Workload:
@@ -100,16 +105,18 @@ def _cross_entropy(objective: str, prediction: Any, target: Tensor) -> Tensor:
     return nn.functional.cross_entropy(prediction, target)
 
 
-def benchmark(name: str, seed: int, device: torch.device) -> Workload:
-    """A registered task's network with the task's first protocol, on its first training batch."""
-    task = find_task(name)
+def benchmark(name: str, seed: int, device: torch.device, protocol: str | None = None) -> Workload:
+    """A registered task's network with a protocol, by default the task's first, on its first
+    training batch."""
+    task = find_task(name, protocol)
 
     def build() -> MultiTaskModel:
         with seeded(seed):
             return task.build_model(task.protocol.arch).to(device)
 
     batch = [group.to(device) for group in next(iter(task.batches("train", seed)))]
-    return Workload(build, batch, task.loss, task.protocol.optimizer, device)
+    used = task.protocol
+    return Workload(build, batch, task.loss, used.optimizer, device, used.optimizer_options)
 
 
 def find_task(name: str, protocol: str | None = None) -> Task:

@@ -21,6 +21,7 @@ PLAN: dict[str, Any] = PACE | {
     "plain": {"target": 1000, "methods": ["ls", "famo", "mgda"]},
     "wrapped": {"target": 1e-6, "methods": ["ls", "mgda"], "sharpness": ["samo", "fmtl"]},
     "loss_based": {"target": 1000, "networks": ["tiny"]},
+    "heads": [{"task": "multimnist", "protocol": "mini", "target": 1000}],
     "yardsticks": [{"task": "qm9", "protocol": "mini", "target": 1000}],
 }
 
@@ -39,7 +40,8 @@ def test_every_case_has_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     loss_based = [case for case in rows["case"] if " over " in case]
     assert {"tiny: famo over ls", "tiny: uw over ls"} <= set(loss_based)
     assert not {f"tiny: {method} over ls" for method in ("ls", "stl", "mgda")} & set(loss_based)
-    assert list(rows["case"]) == [*expected, *loss_based, "qm9 mini: NNConv"]
+    last = ["multimnist mini: all heads over one", "qm9 mini: NNConv"]
+    assert list(rows["case"]) == [*expected, *loss_based, *last]
     numbers = rows[["ours_ms", "reference_ms", "ratio", "ratio_low", "ratio_high", "cpu_ratio"]]
     assert (numbers > 0).all(axis=None)
     assert (rows["rounds"] == 1).all()
@@ -78,6 +80,7 @@ def test_default_plan() -> None:
         ({"tasks": ["qm8"]}, ["--case", "qm8: ls"], "unknown task 'qm8'; valid: "),
         ({"loss_based": {"target": 1, "networks": ["cnn"]}}, [], "no network 'cnn'; valid: tiny"),
         ({"yardsticks": [PLAN["yardsticks"][0] | {"protocol": "big"}]}, [], "no protocol 'big'"),
+        ({"heads": [PLAN["heads"][0] | {"task": "qm8"}]}, ["--case", "qm8*"], "unknown task 'qm8'"),
         ({}, ["--case", "nothing"], "no case is like 'nothing'"),
         ({}, ["--device", "abacus"], "abacus"),
         ({}, ["--out", "/proc/nowhere/a.csv"], "/proc/nowhere"),

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mtlbench.data import SPLITS
 from mtlbench.errors import DataError
+from mtlbench.hardware import cores
 from mtlbench.interfaces import Fault
-from mtlbench.standin import cores
 from mtlbench.tasks._faces.attributes import ATTRIBUTES
 
 KEPT = 2**28

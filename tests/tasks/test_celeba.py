@@ -154,7 +154,7 @@ def test_seed_decides_the_order(tmp_path: Path) -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(state, torch.get_rng_state())
-    assert len(task.batches("train", 0)) == 3  # type: ignore[arg-type]
+    assert len(task.batches("train", 0)) == 2  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="'holdout'; valid: train, val, test"):
         task.batches("holdout", None)
 
@@ -455,7 +455,8 @@ def test_the_published_network() -> None:
     assert [m.out_channels for m in convolutions] == [64, 128, 128, 256, 256, 512, 512]
     assert all(m.bias is None and m.kernel_size == (3, 3) for m in convolutions)
     linear = [m for m in model.shared.modules() if isinstance(m, nn.Linear)]
-    assert [(m.in_features, m.out_features, m.bias) for m in linear] == [(512, 512, None)] * 2
+    assert [(m.in_features, m.out_features) for m in linear] == [(512, 512)] * 2
+    assert not any("bias" in dict(m.named_parameters()) for m in linear)
     # The released Network has these many: 3 x 3 kernels, two layers, twice the widths for BN.
     kernels = 9 * (3 * 64 + 64 * 128 + 128 * 128 + 128 * 256 + 256**2 + 256 * 512 + 512**2)
     norms = 2 * (64 + 2 * 128 + 2 * 256 + 2 * 512 + 2 * 512)

@@ -272,7 +272,7 @@ class _Painter:
         if "Rosy_Cheeks" in self.has:
             for side in SIDES:
                 glow = canvas.glow(side * 0.27, 0.21, 0.12) * self.face
-                canvas.paint(glow, (0.96, 0.3, 0.36), 0.5 * self.amount("Rosy_Cheeks"))
+                canvas.paint(glow, (0.96, 0.3, 0.36), 0.7 * self.amount("Rosy_Cheeks"))
         if "Young" not in self.has:
             strong = self.amount("Young") + 0.85
             for k in range(3):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PANEL = (2.6, 3.4)
 """Largest height and width of a panel in inches."""
+_ABREAST = 4
+"""Panels in a line, where samples have few."""
 _BAR, _TITLE = 0.7, 0.3
 _COLOURS = {"heat": "viridis", "error": "inferno"}
 
@@ -134,10 +136,12 @@ def _predictions(model: MultiTaskModel | None, group: InputGroup) -> Mapping[str
 
 # ------------------------------------------------------------------------------------ drawing
 def draw(found: Sequence[Row], title: str, path: Path) -> None:
-    """Draw rows of pictures as a PNG file."""
+    """Draw rows of pictures as a PNG file; short ones beside each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    beside = max(1, _ABREAST // max(map(len, found)))
+    found = [list(chain(*found[i : i + beside])) for i in range(0, len(found), beside)]
     pixels = found[0][0].values.shape
     scale = min(inches / n for inches, n in zip(PANEL, pixels, strict=False))
     n_columns = max(map(len, found))

@@ -204,28 +204,46 @@ def _look(task: Task, seed: int | None, split: str = "train") -> Any:
 
 # ------------------------------------------------------------------------------------ network
 def _networks(subject: TaskSubject) -> str:
-    """Every architecture has a head an objective, and losses that reach trunk and own head."""
+    """Every architecture has a head an objective and no idle shared parameter; with the protocol's
+    own, each loss reaches the trunk and its own head alone."""
     for architecture in subject.info.architectures:
         model = subject.model(architecture)
         heads = list(model.heads)
         require(set(heads) == set(subject.objectives), f"{architecture} has heads {heads}")
-        roles = model.parameter_roles(subject.objectives)
-        used: set[int] = set()
-        for name, loss in _losses(subject.task, model, subject.first()):
+        shared, _ = model.parameter_roles(subject.objectives)
+        losses = dict(_losses(subject.task, model, subject.first()))
+        for name, loss in losses.items():
             where = f"{name}, {architecture}"
             require(isinstance(loss, Tensor) and not loss.shape, f"loss is no scalar: {where}")
             require(bool(torch.isfinite(loss)), f"loss is {loss.item()}: {where}")
-            for k, other in enumerate(subject.objectives):
-                reached = _reached(loss, roles[1][k])
-                wanted = not roles[1][k] or (bool(reached) == (other == name))
-                verb = "does not reach" if other == name else "reaches"
-                require(wanted, f"the loss {verb} the head of {other}: {where}")
-            shared = _reached(loss, roles[0])
-            require(shared, f"the loss does not reach the trunk: {where}")
-            used |= shared
-        idle = [p for p in roles[0] if id(p) not in used]
-        require(not idle, f"{len(idle)} shared parameters that no loss reaches: {architecture}")
+        if architecture == subject.task.protocol.arch:
+            _check_roles(model, losses)
+        grads = _gradients(torch.stack(list(losses.values())).sum(), shared)
+        idle = sum(g is None for g in grads)
+        require(not idle, f"{idle} shared parameters that no loss reaches: {architecture}")
     return ", ".join(subject.info.architectures)
+
+
+def _check_roles(model: MultiTaskModel, losses: Mapping[str, Tensor]) -> None:
+    shared, heads = model.parameter_roles(list(losses))
+    for name, loss in losses.items():
+        grads = iter(_gradients(loss, [*shared, *(p for head in heads for p in head)]))
+        in_trunk = [_is_felt(next(grads)) for _ in shared]
+        require(any(in_trunk), f"the loss does not reach the trunk: {name}")
+        for other, head in zip(losses, heads, strict=True):
+            felt = [_is_felt(next(grads)) for _ in head]
+            if other != name:
+                require(not any(felt), f"the loss reaches the head of {other}: {name}")
+            else:
+                require(not head or any(felt), f"the loss does not reach its head: {name}")
+
+
+def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+    return torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+
+
+def _is_felt(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())
 
 
 def _losses(task: Task, model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
@@ -241,13 +259,6 @@ def _labelled_predictions(model: MultiTaskModel, batch: Batch) -> Iterator[tuple
         for name, target in group.targets.items():
             if labels.counts[name]:
                 yield name, *labels.pick(name, predictions[name], target)
-
-
-def _reached(loss: Tensor, parameters: Sequence[Tensor]) -> set[int]:
-    if not parameters:
-        return set()
-    grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return {id(p) for p, g in zip(parameters, grads, strict=True) if g is not None}
 
 
 def _predicted(subject: TaskSubject, batches: Iterable[Batch]) -> dict[str, tuple[Any, Tensor]]:

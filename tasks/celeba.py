@@ -289,8 +289,9 @@ def _answers(known: Mapping[str, float], guesses: Mapping[str, bool]) -> Picture
     for i, (name, value) in enumerate(known.items()):
         if name in guesses and value == value:
             answers[i] = {(0, 0): 0, (1, 1): 1, (1, 0): 2, (0, 1): 3}[int(value), guesses[name]]
-    missed, invented = np.count_nonzero(answers == 2), np.count_nonzero(answers == 3)
-    title = f"{missed} missed (2), {invented} made up (3)"
+    wrong = {"missed": np.flatnonzero(answers == 2), "made up": np.flatnonzero(answers == 3)}
+    said = [f"{how} {', '.join(ATTRIBUTES[i] for i in at)}" for how, at in wrong.items() if len(at)]
+    title = shorten("; ".join(said) or "all right", TITLE, placeholder=" ...")
     return Picture(title, answers.reshape(-1, COLUMNS), "labels", (0, 4))
 
 

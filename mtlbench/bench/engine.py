@@ -96,7 +96,7 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
             yield Case(f"{name}: {method} over {baseline()}", plan.loss_based.target, prepare)
     for each in plan.heads:
         work = partial(benchmark, each.task, plan.seed, device, each.protocol)
-        title = f"{each.task} {each.protocol}: all heads over one"
+        title = f"{each.task} {each.protocol}: all heads"
         yield Case(title, each.target, partial(_against_one_head, work))
     for entry in plan.yardsticks:
         with seeded(plan.seed):

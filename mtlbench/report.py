@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _MOST_METRICS = 4
 _OUTLIER = 8
 """A row this many times the median away turns the plot's axis logarithmic beyond the bulk."""
+_TITLE_WIDTH = 95
+"""Letters in a line above a plot."""
 _DASH = "—"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _MARKERS = "osD^vP*Xph<>"
@@ -219,7 +222,8 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     axes.set_axisbelow(True)
     axes.set_xlabel("step time relative to the plain baseline (left is faster)")
     axes.set_ylabel("Δm% against the reference (down is better)")
-    axes.set_title(heading(rows).replace(" · ", "\n", 1), loc="left", fontsize=10)
+    task, _, rest = heading(rows).partition(" · ")
+    axes.set_title("\n".join([task, *wrap(rest, _TITLE_WIDTH)]), loc="left", fontsize=10)
     _legends(axes, colours, markers)
     _remarks(axes, drawn, len(drawable) - len(drawn))
 

@@ -119,13 +119,14 @@ def refused(ended: Ended, said: Sequence[str]) -> None:
 def test_bad_data_is_named(task: str, state: str, mtlbench: Mtlbench, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     file = folder / {"multimnist": "MNIST/raw/train-images-idx3-ubyte", "qm9": "qm9.npz"}[task]
-    said = [str(folder if state == "missing" else file)]
+    said = [str(folder) if state == "missing" or task == "qm9" else str(file)]
     if state != "missing":
         file.parent.mkdir(parents=True)
     if state == "corrupt":
         file.write_bytes(b"no such data")
         said.append("expected")
-    reason = {"missing": "does not exist", "incomplete": "is missing", "corrupt": "is corrupt"}
+    incomplete = {"multimnist": "is missing", "qm9": "holds no QM9: expected one of qm9.npz"}[task]
+    reason = {"missing": "does not exist", "incomplete": incomplete, "corrupt": "is corrupt"}
     ended = mtlbench("run", task, *METHOD, "--data", folder, "--out", tmp_path / "out")
     refused(ended, [*said, reason[state], "PATH"])
 

@@ -39,11 +39,14 @@ def test_a_table_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     table.to_csv(tmp_path / "folder" / "table.csv", index=False)
     section = README.read_text().partition("## Your own data")[2]
     (commands,) = re.findall(r"^```bash\n(.*?)^```$", section.partition("\n## ")[0], re.S | re.M)
-    for line in commands.replace("--seed 0 1 2", "--seed 0 --epochs 2").splitlines():
+    quicker = {"--seed 0 1 2": "--seed 0 --epochs 2", "stl ls fairgrad": "stl ls"}
+    for text, instead in quicker.items():
+        commands = commands.replace(text, instead)
+    for line in commands.splitlines():
         assert main(shlex.split(line)[1:]) == 0
     rows = pd.read_csv(tmp_path / "boards" / "mine.csv")
     assert set(rows["status"]) == {"ok"}
-    assert len(rows) == 5
+    assert len(rows) == 3
     assert main(["check", "mine:Mine", "--data", "folder"]) == 0
     del sys.modules["mine"]
 

@@ -18,8 +18,16 @@ Ends = dict[str, dict[str, float]]
 
 
 @pytest.fixture(scope="module")
-def ends() -> Ends:
-    rows = toy.summary(toy.trajectories(toy.Plan.read())).to_dict("records")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the command wrote."""
+    folder = tmp_path_factory.mktemp("toy") / "new"
+    assert main(["toy", "--out", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ends(out: Path) -> Ends:
+    rows = toy.summary(pd.read_csv(out / "toy.csv")).to_dict("records")
     return {str(row.pop("cell")): {str(k): float(v) for k, v in row.items()} for row in rows}
 
 
@@ -51,12 +59,19 @@ def test_one_perturbation_for_all_circles_the_solution_and_one_a_task_moves_it(e
     assert away["ls x fmtl:rho=0.5"] == pytest.approx(away["ls x lsam:rho=0.5"])
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["toy", "--out", str(tmp_path / "new")]) == 0
-    plan, written = toy.Plan.read(), pd.read_csv(tmp_path / "new" / "toy.csv")
+def test_the_command(out: Path) -> None:
+    plan, written = toy.Plan.read(), pd.read_csv(out / "toy.csv")
     cells = {str(cell) for panel in plan.panels for cell in panel.cells}
     assert set(written["cell"]) == cells
     assert len(written) == len(cells) * (plan.steps + 1)
-    assert (tmp_path / "new" / "toy.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "toy.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_prints_where_each_cell_ends(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ways = pd.read_csv(out / "toy.csv")
+    monkeypatch.setattr(toy, "trajectories", lambda plan: ways)
+    assert main(["toy", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert all(cell in printed for cell in cells)
+    assert all(cell in printed for cell in ways["cell"].unique())

@@ -95,6 +95,25 @@ def test_processes_make_the_same_bytes(tmp_path: Path) -> None:
     assert os.environ.get("OMP_NUM_THREADS") == before
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
+    """Its processes import it, and would wait for the data that it waits for."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from mtlbench.standin import generate, plan\n"
+        "from tests.toy_task import RECIPE\n"
+        f"generate(plan('toy', RECIPE), RECIPE, Path({str(tmp_path / 'data')!r}), jobs=2)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    ended = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, env=environment
+    )
+    assert ended.returncode != 0
+    assert "put its code under `if __name__" in ended.stderr
+
+
 def test_the_hash_is_that_of_sha256sum(tmp_path: Path) -> None:
     manifest = made(tmp_path)
     names = [

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mtlbench.hardware import synchronize
-from mtlbench.interfaces import Task
+from mtlbench.interfaces import Protocol, Task
 from mtlbench.labels import Labels
 from mtlbench.model import MultiTaskModel, load_trunk
 from mtlbench.problem import evaluation_mode
@@ -33,6 +35,17 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+def make_optimizer(protocol: Protocol, model: nn.Module) -> Optimizer:
+    """A fresh optimizer, as the protocol has it."""
+    made: Optimizer = getattr(torch.optim, protocol.optimizer)(
+        model.parameters(),
+        lr=protocol.lr,
+        weight_decay=protocol.weight_decay,
+        **protocol.optimizer_options,
+    )
+    return made
 
 
 class Trainer:
@@ -67,12 +80,7 @@ class Trainer:
         if weights is not None:
             load_trunk(self.model, weights)
         self.model.to(device)
-        optimizer = getattr(torch.optim, protocol.optimizer)(
-            self.model.parameters(),
-            lr=protocol.lr,
-            weight_decay=protocol.weight_decay,
-            **protocol.optimizer_options,
-        )
+        optimizer = make_optimizer(protocol, self.model)
         self.scheduler: LRScheduler | None = None
         if protocol.scheduler is not None:
             name, options = protocol.scheduler

@@ -34,6 +34,7 @@ from mtlbench.testing.findings import (
     require,
     same,
 )
+from mtlbench.trainer import make_optimizer
 
 STEPS = 30
 FEW = 3
@@ -71,10 +72,9 @@ class TaskSubject:
 
     def stepper(self, sharpness: str | None = None) -> Stepper:
         model, protocol = self.model(), self.task.protocol
-        optimizer = getattr(torch.optim, protocol.optimizer)(model.parameters(), lr=protocol.lr)
         return Stepper(
             model,
-            optimizer,
+            make_optimizer(protocol, model),
             baseline(),
             sharpness or SHARPNESS.default,
             objectives=self.objectives,

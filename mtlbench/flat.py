@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,12 @@ Move = tuple[slice, Tensor, Tensor | float]
 """``(segment, direction, length)``: add ``length * direction`` to a segment of the parameters."""
 
 _ELSEWHERE = 1 << 24  # versions of shifted parameters start so far above those of any training
+
+
+class Shift(Protocol):
+    """Displaces segments of the parameters."""
+
+    def __call__(self, *moves: Move) -> None: ...
 
 
 class FlatParameters:
@@ -96,12 +103,16 @@ class FlatParameters:
         return pool[index].use(n_rows).zero_()
 
     @contextmanager
-    def shifted(self, *moves: Move) -> Iterator[None]:
+    def shifted(self, *moves: Move) -> Iterator[Shift]:
         """Displace segments of the parameters; they are bit-equal again afterwards, also after an
         exception.
 
         A graph is of use where it was made: one made before the shift fails within it and works
         again afterwards, one made within it fails ever after.
+
+        Yields:
+            What displaces segments anew, from where they were before the shift: cheaper than a
+            second shift. Segments that it is not given stay where they are.
 
         Raises:
             RuntimeError: within another shift; shifts do not nest.
@@ -109,24 +120,30 @@ class FlatParameters:
         """
         if self.point:
             raise RuntimeError("shifted() inside shifted(): shifts do not nest")
-        for segment, direction, _ in moves:
-            if direction.shape != self.data[segment].shape:
-                size = tuple(direction.shape)
-                raise ValueError(f"a direction of shape {size} for parameters {segment}")
         versions = [p._version for p in self.params]
         if self._anchored_at != sum(versions):
             self._anchor = self._anchor.resize_as_(self.data).copy_(self.data)
             self._anchored_at = sum(versions)
-        self._shifts += 1
-        self.point = self._shifts
-        try:
+        moved: list[slice] = []
+
+        def shift(*moves: Move) -> None:
+            for segment, direction, _ in moves:
+                if direction.shape != self.data[segment].shape:
+                    size = tuple(direction.shape)
+                    raise ValueError(f"a direction of shape {size} for parameters {segment}")
+            moved.extend(segment for segment, _, _ in moves if segment not in moved)
+            self._shifts += 1
+            self.point = self._shifts
             for segment, direction, length in moves:
                 step = torch.as_tensor(length, dtype=direction.dtype, device=direction.device)
                 torch.addcmul(self._anchor[segment], direction, step, out=self.data[segment])
             self._set_versions([_ELSEWHERE + self._shifts] * len(versions))
-            yield
+
+        try:
+            shift(*moves)
+            yield shift
         finally:
-            for segment, _, _ in moves:
+            for segment in moved:
                 self.data[segment].copy_(self._anchor[segment])
             self._set_versions(versions)
             self.point = 0

@@ -376,7 +376,8 @@ class SharpnessWrapper(_Stateful, ABC):
 
     @abstractmethod
     def passes(self, n_tasks: int, method: Passes) -> Passes:
-        """What the coming step costs, on inputs that all tasks share.
+        """What the coming step costs, on inputs that all tasks share; where that depends on the
+        gradients, what it costs as a rule.
 
         Args:
             n_tasks: K.

@@ -19,7 +19,7 @@ from mtlbench.flat import FlatParameters, Move
 from mtlbench.interfaces import Batch, JointLoss, Loss, Passes
 from mtlbench.labels import Labels
 from mtlbench.model import MultiTaskModel
-from mtlbench.views import Forward, PlainView, ShiftedView
+from mtlbench.views import Forward, JointView, PlainView, ShiftedView
 
 
 class StepProblem:
@@ -142,6 +142,22 @@ class StepProblem:
             base: a view whose rows are subtracted from those of the shared parameters.
         """
         return ShiftedView(self, losses, move, base)
+
+    def view_at_points(
+        self,
+        losses: Tensor,
+        points: Sequence[Sequence[int]],
+        move: Callable[[int], Sequence[Move]],
+    ) -> JointView:
+        """Gradients at points that have several tasks each.
+
+        Args:
+            losses: losses at the unperturbed point, (K,).
+            points: the tasks of each point; every task has one.
+            move: index of a point to the displacement that leads there; called once a point, when
+                it is needed.
+        """
+        return JointView(self, losses, move, points)
 
     @torch.no_grad()
     def evaluate(self, only: Sequence[str] | None = None) -> Tensor:

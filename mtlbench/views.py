@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -248,6 +249,54 @@ class ShiftedView(GradientView):
             total.addcmul_(one.rows[0], w[k])
         self._heads = one.heads
         return Update(total, _scaled(one.heads, w, heads), w)
+
+
+class JointView(ShiftedView):
+    """A :class:`ShiftedView` whose points are those of several tasks each: a forward pass a point,
+    and under :meth:`combine` a backward pass a point."""
+
+    def __init__(
+        self,
+        problem: StepProblem,
+        losses: Tensor,
+        move: Callable[[int], Sequence[Move]],
+        points: Sequence[Sequence[int]],
+    ) -> None:
+        super().__init__(problem, losses, move)
+        self._points = points
+
+    @contextmanager
+    def _at(self, point: int) -> Iterator[Tensor]:
+        """Losses of the point's tasks there, with their graph."""
+        problem = self._problem
+        with problem.flat.shifted(*self._move(point)):
+            yield problem.losses([problem.objectives[k] for k in self._points[point]])
+
+    def _dense(self) -> GradientRows:
+        if self._rows is None:
+            rows = self._problem.flat.rows(self.n_tasks)
+            for point, tasks in enumerate(self._points):
+                with self._at(point) as losses:
+                    for k, loss in zip(tasks, losses, strict=True):
+                        rows.bind(k)
+                        if losses.requires_grad:
+                            loss.backward(retain_graph=k != tasks[-1])
+                self._problem.passes.backward += len(tasks)
+            self._rows, self._heads = rows, rows.heads
+        return self._rows
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        w = weights.detach()
+        if self._rows is not None or (heads == "unit" and bool((w != 1).any())):
+            return _product(w, self.jacobian(), self.head_grads(), heads)
+        rows = self._problem.flat.rows(1)
+        for point, tasks in enumerate(self._points):
+            with self._at(point) as losses:
+                rows.bind()
+                if losses.requires_grad:
+                    (w[list(tasks)] * losses).sum().backward()
+            self._problem.passes.backward += 1
+        return Update(rows.rows[0], rows.heads, w)
 
 
 def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:

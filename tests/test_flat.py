@@ -106,6 +106,24 @@ def test_a_move_of_the_wrong_size_is_refused_and_undone(flat: FlatParameters) ->
     assert not flat.point
 
 
+def test_a_shift_goes_on_from_where_it_began(flat: FlatParameters) -> None:
+    before = flat.data.clone()
+    first, second = _random_move(flat, flat.shared), _random_move(flat, flat.shared)
+    head = _random_move(flat, flat.heads[1])
+    expected = before.clone()
+    for segment, direction, length in (second, head):
+        expected[segment] += length * direction
+    with flat.shifted(first) as shift:
+        point = flat.point
+        shift(second, head)
+        assert torch.allclose(flat.data, expected, rtol=1e-12)
+        assert flat.point != point
+        shift(first)  # the head stays where it is
+        assert torch.allclose(flat.data[flat.heads[1]], expected[flat.heads[1]], rtol=1e-12)
+    assert torch.equal(flat.data, before)
+    assert not flat.point
+
+
 def test_shifts_do_not_nest(flat: FlatParameters) -> None:
     move = _random_move(flat, flat.shared)
     with flat.shifted(move), pytest.raises(RuntimeError, match="do not nest"), flat.shifted(move):
@@ -143,7 +161,13 @@ def _graph(model: MultiTaskModel) -> Tensor:
 
 @pytest.mark.parametrize(
     ("made", "used"),
-    [("before", "within"), ("within", "after"), ("within", "next"), ("before", "stepped")],
+    [
+        ("before", "within"),
+        ("within", "onward"),
+        ("within", "after"),
+        ("within", "next"),
+        ("before", "stepped"),
+    ],
 )
 def test_a_stale_graph_raises(
     model: MultiTaskModel, flat: FlatParameters, made: str, used: str
@@ -153,10 +177,13 @@ def test_a_stale_graph_raises(
             loss.backward()
 
     loss = _graph(model)
-    with flat.shifted(_random_move(flat, flat.shared)):
+    with flat.shifted(_random_move(flat, flat.shared)) as shift:
         if made == "within":
             loss = _graph(model)
         if used == "within":
+            use()
+        if used == "onward":
+            shift(_random_move(flat, flat.shared))
             use()
     if used == "after":
         use()

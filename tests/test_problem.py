@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mtlbench import MultiTaskModel, StepProblem, UsageError
 from mtlbench.flat import Move
-from mtlbench.interfaces import Batch, HeadPolicy, JointLoss, Passes
+from mtlbench.interfaces import Batch, GradientView, HeadPolicy, JointLoss, Passes
 from mtlbench.problem import evaluation_mode
 from mtlbench.views import DenseView, NonFiniteError
 from tests.models import (
@@ -395,6 +395,40 @@ def test_shifted_rows_are_taken_at_points_of_their_own(
     assert torch.equal(problem.flat.data, before)
 
 
+@BATCHES
+@pytest.mark.parametrize("heads", ["unit", "weighted"])
+@pytest.mark.parametrize("dense", [True, False])
+def test_tasks_may_share_their_points(
+    make_batch: MakeBatch, heads: HeadPolicy, dense: bool
+) -> None:
+    problem, plain = (make_problem(tiny_model(), make_batch()) for _ in range(2))
+    points = [[2, 0], [1]]
+    trunk = torch.linspace(-1, 1, problem.flat.shared.stop).double()
+
+    def move(point: int) -> list[Move]:
+        return [(problem.flat.shared, trunk, 0.01 * (point + 1))]
+
+    torch.manual_seed(0)
+    view = problem.view_at_points(problem.losses().detach(), points, move)
+    torch.manual_seed(0)
+    one_by_one = plain.view_at(plain.losses().detach(), lambda k: move(int(k == 1)))
+    if dense:
+        assert_close(view.jacobian(), one_by_one.jacobian())
+    update, expected = view.combine(WEIGHTS, heads), one_by_one.combine(WEIGHTS, heads)
+    assert_close(update.shared, expected.shared)
+    for actual, head in zip(update.heads, expected.heads, strict=True):
+        assert_close(actual, head)
+    backward = 3 if dense or heads == "unit" else 2
+    forward = len(make_batch()) + sum(
+        any(problem.objectives[k] in group.targets for k in tasks)
+        for tasks in points
+        for group in make_batch()
+    )
+    assert _passes(problem) == (forward, backward, 0)
+    for actual, head in zip(view.head_grads(), one_by_one.head_grads(), strict=True):
+        assert_close(actual, head)
+
+
 @pytest.mark.parametrize("view_of", ["dense", "shifted"])
 def test_views_without_a_representation_say_so(view_of: str) -> None:
     problem = make_problem(tiny_model())
@@ -414,10 +448,15 @@ def _constant(objective: str, prediction: Tensor, target: Tensor) -> Tensor:
     return torch.zeros(()).double() if objective == "task10" else mse(objective, prediction, target)
 
 
-@pytest.mark.parametrize("shifted", [False, True])
-def test_a_loss_that_depends_on_nothing_has_a_zero_row(shifted: bool) -> None:
+@pytest.mark.parametrize("shifted", ["no", "apart", "together"])
+def test_a_loss_that_depends_on_nothing_has_a_zero_row(shifted: str) -> None:
     problem = make_problem(tiny_model(), loss=_constant)
-    view = problem.view_at(problem.losses().detach(), lambda k: ()) if shifted else problem.view()
+    losses = problem.losses().detach()
+    view: GradientView = problem.view()
+    if shifted == "apart":
+        view = problem.view_at(losses, lambda k: ())
+    if shifted == "together":
+        view = problem.view_at_points(losses, [[0, 2], [1]], lambda point: ())
     J = view.jacobian()
     assert not J[1].any()
     assert J[0].any()

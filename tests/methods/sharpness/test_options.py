@@ -54,6 +54,17 @@ CELLS: list[tuple[str, Callable[[], Slow]]] = [
         "samo:noise=shared,difference=forward,probe=eval",
         lambda: SlowSAMO("samo", noise="shared", difference="forward", probe="eval"),
     ),
+    ("samo:noise=shared,points=by-sign", lambda: SlowSAMO("samo", noise="shared")),
+    (
+        "samo:noise=shared,points=by-sign,normalize=global,difference=forward,adaptive=true",
+        lambda: SlowSAMO(
+            "samo", noise="shared", normalize="global", difference="forward", adaptive=True
+        ),
+    ),
+    (
+        "samo:noise=shared,points=by-sign,heads=false,probe=eval",
+        lambda: SlowSAMO("samo", noise="shared", heads=False, probe="eval"),
+    ),
     ("samo:normalize=global", lambda: SlowSAMO("samo", normalize="global")),
     ("samo:normalize=none,alpha=0.3", lambda: SlowSAMO("samo", normalize="none", alpha=0.3)),
     ("samo:layers=ends", lambda: SlowSAMO("samo", spans=LAST)),
@@ -149,7 +160,7 @@ def test_steps_between_cost_what_the_method_costs(method: str) -> None:
         assert spent.backward - before.backward == declared.backward
 
 
-@pytest.mark.parametrize("sharpness", sorted(COSTS))
+@pytest.mark.parametrize("sharpness", sorted([*COSTS, "samo:noise=shared,points=by-sign"]))
 @pytest.mark.parametrize("method", ["ls", "famo"])
 def test_no_rows_of_all_tasks_under_a_method_of_losses(sharpness: str, method: str) -> None:
     """And at most K + 3 vectors beyond the gradient, where rows of all tasks alone would be K."""

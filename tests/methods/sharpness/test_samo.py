@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtlbench import MultiTaskModel, Stepper
+from mtlbench import MultiTaskModel, Stepper, UsageError
 from tests.models import (
     MakeBatch,
     buffers_of,
@@ -91,6 +91,46 @@ def test_a_zero_difference_leaves_the_global_part_alone() -> None:
     _, expected = _points(only_global, loss=_half_flat)
     assert torch.allclose(points[1], expected[1], atol=1e-12)
     assert not torch.allclose(points[0], expected[0])
+
+
+BY_SIGN = "samo:noise=shared,points=by-sign"
+
+
+@pytest.mark.parametrize(("method", "rows"), [("ls", False), ("mgda", True)])
+@pytest.mark.parametrize("K", [2, 11])
+def test_tasks_with_one_sign_share_their_passes(method: str, rows: bool, K: int) -> None:
+    counted = set()
+    for seed in range(8):
+        stepper = make_stepper(tiny_model(K), method, BY_SIGN, seed=seed)
+        points = len(displacements(stepper)) - 3
+        spent = stepper.passes
+        assert (spent.forward, spent.backward) == (3 + points, 1 + (K if rows else points))
+        declared = stepper.wrapper.passes(K, stepper.methods[0].info.passes(K))
+        assert (spent == declared) is (points == 2)
+        counted.add(points)
+    assert 2 in counted <= {1, 2}
+
+
+def test_a_zero_difference_has_a_point_of_its_own() -> None:
+    """Which is then that of the global part, as for one task by itself."""
+    apart = make_stepper(tiny_model(5), "ls", "samo:noise=shared")
+    together = make_stepper(tiny_model(5), "ls", BY_SIGN)
+    torch.manual_seed(0)
+    per_task = displacements(apart, single_batch(5), loss=_half_flat)[3:]
+    torch.manual_seed(0)
+    by_sign = displacements(together, single_batch(5), loss=_half_flat)[3:]
+    shared = apart.flat.shared
+    assert len({tuple(d[shared].tolist()) for d in per_task}) == len(by_sign) >= 2
+    for d in per_task:
+        assert min(float((d - other)[shared].abs().max()) for other in by_sign) < 1e-12
+
+
+@pytest.mark.parametrize("option", ["noise=per-task", "n_samples=2", "normalize=none"])
+def test_points_of_their_own_cannot_be_shared(option: str) -> None:
+    options = {"noise": "shared"} | dict([option.split("=")])
+    text = ",".join(f"{name}={value}" for name, value in options.items())
+    with pytest.raises(UsageError, match="points=by-sign needs noise=shared, n_samples=1"):
+        make_stepper(tiny_model(), "ls", f"samo:points=by-sign,{text}")
 
 
 def test_no_gradient_at_all_moves_nothing() -> None:

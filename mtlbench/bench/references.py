@@ -177,8 +177,8 @@ def passes(work: Workload, method: str, sharpness: str) -> list[Callable[[], obj
         train_step(problem, stepper.methods, stepper.wrapper, stepper.optimizer)
         trace = problem.trace()
         calls += [partial(run_pass, training if p.training else evaluating, p) for p in trace]
-        rows = any(p.backward and (p.objectives or p.backward == len(losses)) for p in trace)
-        method_alone = updating.aggregate if rows else updating.weights
+        known = [n for p in trace if (n := len(p.objectives or losses)) == p.backward]
+        method_alone = updating.aggregate if sum(known) >= len(losses) else updating.weights
         calls += [partial(method_alone, losses)] * stepper.wrapper.parts
         calls.append(updating.optimizer.step)
     return calls

@@ -369,6 +369,8 @@ class SharpnessWrapper(_Stateful, ABC):
     """What a method should claim for this wrapper to do what it is meant to."""
     common_point: bool = True
     """Whether all gradients are taken at one point, and so have a common trunk output."""
+    at_most: bool = False
+    """Whether a step may cost less than :meth:`passes` says, as its gradients have it."""
 
     @abstractmethod
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
@@ -376,8 +378,7 @@ class SharpnessWrapper(_Stateful, ABC):
 
     @abstractmethod
     def passes(self, n_tasks: int, method: Passes) -> Passes:
-        """What the coming step costs, on inputs that all tasks share; where that depends on the
-        gradients, what it costs as a rule.
+        """What the coming step costs, on inputs that all tasks share; with ``at_most``, a bound.
 
         Args:
             n_tasks: K.

@@ -50,7 +50,7 @@ def test_a_registered_method_conforms(name: str) -> None:
     assert_conforms(name)
 
 
-@pytest.mark.parametrize("name", SHARPNESS.names())
+@pytest.mark.parametrize("name", [*SHARPNESS.names(), "samo:noise=shared,points=by-sign"])
 def test_a_registered_wrapper_conforms(name: str) -> None:
     assert_conforms(name)
 
@@ -418,6 +418,19 @@ class CostsMore(Around):
         return method
 
 
+class CostsMoreThanAtMost(CostsMore):
+    at_most = True
+
+
+class CostsLess(Around):
+    def passes(self, n_tasks: int, method: Passes) -> Passes:
+        return Passes(method.forward + 2, method.backward + 1, method.head_backward)
+
+
+class CostsLessThanAtMost(CostsLess):
+    at_most = True
+
+
 class MovesTheStatistics(Around):
     def update(self, problem: StepProblem, *aggregate: Aggregate) -> Update:
         update = super().update(problem, *aggregate)
@@ -464,6 +477,8 @@ FAULTY_WRAPPERS: dict[type[SharpnessWrapper], str] = {
     LosesItsState: "resume",
     AsksForTwoParts: "parts",
     CostsMore: "passes",
+    CostsMoreThanAtMost: "passes",
+    CostsLess: "passes",
     MovesTheStatistics: "statistics",
     NanForNoGradient: "finite",
     ForgetsTheHeads: "structure",
@@ -478,8 +493,11 @@ def test_a_faulty_wrapper_is_caught_by_one_check(cls: type[SharpnessWrapper]) ->
     assert failed(check_wrapper(spec_of(cls))) == [FAULTY_WRAPPERS[cls]]
 
 
-def test_what_the_faulty_wrappers_are_made_of_is_without_fault() -> None:
-    assert_conforms(spec_of(Around))
+@pytest.mark.parametrize("cls", [Around, CostsLessThanAtMost])
+def test_what_the_faulty_wrappers_are_made_of_is_without_fault(
+    cls: type[SharpnessWrapper],
+) -> None:
+    assert_conforms(spec_of(cls))
 
 
 def test_noise_from_elsewhere_breaks_two_rules() -> None:

@@ -28,6 +28,8 @@ from mtlbench.methods.sharpness._ball import Ball, mean_gradient
 from mtlbench.methods.sharpness._yardsticks import ReleasedSAMO
 from mtlbench.problem import StepProblem, evaluation_mode
 
+SIGNS = (-1, 0, 1)
+
 Probe = Callable[[int], tuple[Tensor, Tensor]]
 """Task to noise (n, P) and the derivatives of its loss along each sample (n,)."""
 
@@ -57,9 +59,9 @@ class SAMO(SharpnessWrapper):
 
     Costs 1 + K backward passes and, beyond the method's and the K at the perturbed points,
     ``n_samples`` probes of two forward passes (one with ``difference="forward"``) for each task (in
-    all, with ``noise="shared"``). ``points="by-sign"`` needs 2 forward passes at the perturbed
-    points instead of K, and 2 backward passes instead of K under a method that asks for no
-    Jacobian: neither grows with the tasks then.
+    all, with ``noise="shared"``). ``points="by-sign"`` needs no more than a forward pass a sign at
+    the perturbed points instead of K, and a backward pass a sign instead of K under a method that
+    asks for no Jacobian: neither grows with the tasks then.
 
     Args:
         rho: length of the perturbations.
@@ -103,7 +105,7 @@ class SAMO(SharpnessWrapper):
         self.ball, self.alpha, self.mu = Ball(rho, adaptive), alpha, mu
         self.noise, self.difference, self.normalize = noise, difference, normalize
         self.layers, self.n_samples, self.heads, self.probe = layers, n_samples, heads, probe
-        self.points = points
+        self.points, self.at_most = points, points == "by-sign"
         if points == "by-sign" and (noise, n_samples, normalize == "none") != ("shared", 1, False):
             raise ValueError(
                 "points=by-sign needs noise=shared, n_samples=1 and normalize=layer or global: "
@@ -115,7 +117,7 @@ class SAMO(SharpnessWrapper):
         forward = self.difference == "forward"
         probes = self.n_samples * probed * (1 if forward else 2)
         here = int(forward and self.probe == "eval")
-        points = n_tasks if self.points == "per-task" else 2
+        points = n_tasks if self.points == "per-task" else min(n_tasks, len(SIGNS))
         backward = points if method.backward == 1 else n_tasks
         return Passes(method.forward + points + probes + here, 1 + backward)
 

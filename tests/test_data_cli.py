@@ -21,7 +21,8 @@ from mtlbench.cli import main
 from mtlbench.interfaces import Fault
 from mtlbench.registry import TASKS
 from mtlbench.standin import read_manifest
-from tests.toy_task import RECIPE, SECONDS, TOY, ToyTask
+from tests.toy_recipe import RECIPE, SECONDS
+from tests.toy_task import TOY, ToyTask
 
 PLAIN = "tests.test_data_cli:Plain"
 SMALL = ["--n-train", "2", "--n-val", "1", "--n-test", "0", "--jobs", "1"]

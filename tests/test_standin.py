@@ -32,7 +32,8 @@ from mtlbench.standin import (
     plan,
     read_manifest,
 )
-from tests.toy_task import RECIPE, SECONDS, ToyTask, sample_files, write_sample
+from tests.toy_recipe import RECIPE, SECONDS, sample_files, write_sample
+from tests.toy_task import ToyTask
 
 TOY = ToyTask.info.name
 N = sum(RECIPE.counts.values())
@@ -103,7 +104,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script.write_text(
         "from pathlib import Path\n"
         "from mtlbench.standin import generate, plan\n"
-        "from tests.toy_task import RECIPE\n"
+        "from tests.toy_recipe import RECIPE\n"
         f"generate(plan('toy', RECIPE), RECIPE, Path({str(tmp_path / 'data')!r}), jobs=2)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -403,15 +404,15 @@ def test_two_threads_that_start_at_once_share_the_work(
 def test_two_processes_that_start_at_once_share_the_work(tmp_path: Path) -> None:
     code = (
         "from mtlbench import standin\n"
-        "from tests.toy_task import ToyTask\n"
+        "from tests.toy_recipe import RECIPE\n"
         "standin.cores = lambda: 1\n"
-        "made, write = 0, ToyTask.recipe.write\n"
+        "made, write = 0, RECIPE.write\n"
         "def noted(*sample):\n"
         "    global made\n"
         "    made += 1\n"
         "    write(*sample)\n"
-        "object.__setattr__(ToyTask.recipe, 'write', noted)\n"
-        "print(standin.cached('toy', ToyTask.recipe), made)\n"
+        "object.__setattr__(RECIPE, 'write', noted)\n"
+        "print(standin.cached('toy', RECIPE), made)\n"
     )
     environment = {**os.environ, "MTLBENCH_CACHE": str(tmp_path), SECONDS: "0.2"}
     started = [

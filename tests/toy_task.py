@@ -18,9 +18,10 @@ from torchmetrics import MeanSquaredError, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from mtlbench import Batch, InputGroup, MetricInfo, MultiTaskModel, Protocol, Task, TaskInfo
-from mtlbench.data import SPLITS, ArrayBatches, check_split, split_indices
+from mtlbench.data import ArrayBatches, check_split, split_indices
 from mtlbench.interfaces import Fault, Picture
 from mtlbench.standin import Recipe
+from tests.toy_recipe import KINDS, RECIPE
 
 TOY = "tests.toy_task:ToyTask"
 """How the registry finds it."""
@@ -31,27 +32,8 @@ BROKEN = "the toy is broken: a [torch.FloatTensor [2]] of [/toy]"
 """What it raises; brackets as in torch's own messages."""
 SIZES = (20, 8, 8)
 WIDTHS = {"linear": 8, "wide": 16}
-KINDS = 3
-
-SECONDS = "TOY_SECONDS"
-"""Variable of the environment: how long a sample takes to generate."""
 
 End = Literal["nan", "raise", "exit", "kill", "interrupt", "hang"]
-
-
-def sample_files(folder: Path, split: str, index: int) -> list[Path]:
-    return [folder / split / kind / f"{index}.npy" for kind in ("image", "label")]
-
-
-def write_sample(folder: Path, split: str, index: int, size: tuple[int, int]) -> None:
-    time.sleep(float(os.environ.get(SECONDS, "0")))
-    rng = np.random.default_rng([SPLITS.index(split), index])
-    image, label = sample_files(folder, split, index)
-    np.save(image, rng.random((*size, 3), dtype=np.float32))
-    np.save(label, rng.integers(0, KINDS, size))
-
-
-RECIPE = Recipe(1, {"train": 3, "val": 2, "test": 1}, (4, 6), sample_files, write_sample)
 
 
 class ToyTask(Task):

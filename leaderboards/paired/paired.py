@@ -5,8 +5,9 @@
 
 Writes ``differences.csv``: each wrapper against the same method without one, and each method
 against the baseline, with the mean difference over the seeds (below 0: the first is better), its
-95 % t-interval, and Holm's p over the rows of a task. Rows of runs with other options than the
-newest of their kind are left out.
+95 % t-interval, and Holm's p over the rows of a task. SAMO by sign (``points=by-sign``) is a
+wrapper of its own; otherwise rows of runs with other options than the newest of their kind are left
+out.
 """
 
 from __future__ import annotations
@@ -19,7 +20,14 @@ import pandas as pd
 from scipy import stats
 
 HERE = Path(__file__).parent
-CELL = ["method_title", "sharpness_title"]
+CELL = ["method_title", "wrapper"]
+
+
+def wrapper(run: pd.Series) -> str:
+    """The wrapper's title, and what makes it another than the paper's."""
+    by_sign = "points=by-sign" in str(run["sharpness_options"]).split(",")
+    title: str = run["sharpness_title"]
+    return f"{title} by sign" if by_sign else title
 
 
 def differences(runs: pd.DataFrame) -> pd.DataFrame:
@@ -65,6 +73,7 @@ def main() -> None:
     for path in sorted(HERE.parent.glob("*_seeds.csv")):
         runs = pd.read_csv(path)
         runs = runs[(runs["role"] != "reference") & (runs["status"] == "ok")]
+        runs["wrapper"] = runs.apply(wrapper, axis=1)
         newest = runs.sort_values("started").drop_duplicates([*CELL, "seed"], keep="last")
         table = differences(newest)
         table.insert(0, "task", path.stem.removesuffix("_seeds"))

@@ -19,5 +19,6 @@ for task in office_home celeba; do
     run $task --method stl ls mgda fairgrad
     run $task --method ls mgda fairgrad --sharpness fmtl:rho=0.01 samo:rho=0.01
 done
+run celeba --method ls mgda fairgrad --sharpness samo:rho=0.01,noise=shared,points=by-sign
 
 mtlbench leaderboard "$records" --out leaderboards --plot

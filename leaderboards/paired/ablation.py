@@ -1,9 +1,9 @@
 """Paired comparisons of the ablation's runs: does SAMO beat its parts, what do the cheap ones lose?
 
     mtlbench leaderboard leaderboards/ablation/records --out leaderboards/ablation
-    python leaderboards/ablation/compare.py
+    python leaderboards/paired/ablation.py
 
-Writes ``comparisons.csv``: for each task, method and pair of wrappers the mean difference of
+Writes ``ablation.csv``: for each task, method and pair of wrappers the mean difference of
 delta-m over the seeds (below 0: the first is better), its 95 % t-interval, and Holm's p over all
 rows.
 """
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
+from pairing import difference, holm
 
 HERE = Path(__file__).parent
+TABLES = HERE.parent / "ablation"
 TASKS = ("multimnist", "qm9")
 NAMES = {
     "noise=shared": "SAMO, shared noise",
@@ -42,40 +42,19 @@ def variant(row: pd.Series) -> str:
 def compare(runs: pd.DataFrame, first: str, second: str) -> dict[str, object]:
     """Paired over the seeds that both have."""
     by_seed = runs.pivot_table(index="seed", columns="variant", values="delta_m")
-    pairs = by_seed[[first, second]].dropna()
-    difference = (pairs[first] - pairs[second]).to_numpy()
-    n = len(difference)
-    error = float(stats.sem(difference)) if n > 1 else float("nan")
-    half = error * float(stats.t.ppf(0.975, n - 1)) if n > 1 else float("nan")
     ratios = runs.groupby("variant")["step_ratio"].median()
     return {
         "first": first,
         "second": second,
-        "seeds": n,
-        "difference": float(difference.mean()),
-        "low": float(difference.mean() - half),
-        "high": float(difference.mean() + half),
-        "p": float(stats.ttest_rel(pairs[first], pairs[second]).pvalue) if n > 1 else float("nan"),
+        **difference(by_seed, first, second),
         "time": float(ratios[first] / ratios[second]),
     }
-
-
-def holm(p: pd.Series) -> np.ndarray:
-    """Holm's adjusted p-values."""
-    order = np.argsort(p.to_numpy())
-    stepped = p.to_numpy()[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1)
-    return adjusted
 
 
 def main() -> None:
     rows = []
     for task in TASKS:
-        path = HERE / f"{task}_seeds.csv"
-        if not path.exists():
-            continue
-        runs = pd.read_csv(path)
+        runs = pd.read_csv(TABLES / f"{task}_seeds.csv")
         runs = runs[(runs["role"] != "reference") & (runs["status"] == "ok")]
         runs["variant"] = runs.apply(variant, axis=1)
         for method, mine in runs.groupby("method_title", sort=False):
@@ -87,7 +66,7 @@ def main() -> None:
             ]
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"])
-    table.to_csv(HERE / "comparisons.csv", index=False, float_format="%.4g")
+    table.to_csv(HERE / "ablation.csv", index=False, float_format="%.4g")
     print(table.to_string(index=False, float_format=lambda x: f"{x:.3g}"))
 
 

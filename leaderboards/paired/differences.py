@@ -1,7 +1,7 @@
 """Paired differences in delta-m of the committed leaderboards, seed by seed.
 
     mtlbench leaderboard leaderboards/records --out leaderboards
-    python leaderboards/paired/paired.py
+    python leaderboards/paired/differences.py
 
 Writes ``differences.csv``: each wrapper against the same method without one, and each method
 against the baseline, with the mean difference over the seeds (below 0: the first is better), its
@@ -15,9 +15,8 @@ from __future__ import annotations
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from scipy import stats
+from pairing import difference, holm
 
 HERE = Path(__file__).parent
 CELL = ["method_title", "wrapper"]
@@ -37,35 +36,14 @@ def differences(runs: pd.DataFrame) -> pd.DataFrame:
     methods, wrappers = (list(dict.fromkeys(runs[name])) for name in CELL)
     pairs = [((m, w), (m, "none")) for m, w in product(methods, wrappers) if w != "none"]
     pairs += [((m, "none"), (baseline, "none")) for m in methods if m != baseline]
-    rows = []
-    for first, second in pairs:
-        if first in by_seed and second in by_seed:
-            both = by_seed[[first, second]].dropna()
-            difference = (both[first] - both[second]).to_numpy()
-            n = len(difference)
-            half = stats.sem(difference) * stats.t.ppf(0.975, n - 1)
-            rows.append(
-                {
-                    "first": " x ".join(first),
-                    "second": " x ".join(second),
-                    "seeds": n,
-                    "difference": difference.mean(),
-                    "low": difference.mean() - half,
-                    "high": difference.mean() + half,
-                    "p": stats.ttest_1samp(difference, 0).pvalue,
-                }
-            )
+    rows = [
+        {"first": " x ".join(a), "second": " x ".join(b), **difference(by_seed, a, b)}
+        for a, b in pairs
+        if a in by_seed and b in by_seed
+    ]
     table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p"].to_numpy())
+    table["p_holm"] = holm(table["p"])
     return table
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values."""
-    order = np.argsort(p)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
-    return adjusted
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -64,6 +65,18 @@ def test_steps_of_different_costs_are_timed_together(
     calls = passes(work, method, sharpness)
     assert period(work.stepper(method, sharpness)) == 3
     assert _traced(calls) == (forwards, backwards)
+    for call in calls:
+        call()
+
+
+@pytest.mark.parametrize(("method", "on_rows"), [("ls", False), ("mgda", True)])
+def test_passes_that_tasks_share(method: str, on_rows: bool) -> None:
+    work, sharpness = cnn(TINY, 0, CPU), "samo:noise=shared,points=by-sign"
+    calls, stepper = passes(work, method, sharpness), work.stepper(method, sharpness)
+    stepper.step(work.batch, work.loss)
+    assert _traced(calls) == (stepper.passes.forward, stepper.passes.backward)
+    alone = [call.func.__name__ for call in calls if isinstance(call, partial)]
+    assert ("aggregate" in alone, "weights" in alone) == (on_rows, not on_rows)
     for call in calls:
         call()
 

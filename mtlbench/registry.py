@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import SharpnessWrapper, Task, WeightingMethod
+from mtlbench.interfaces import Later, SharpnessWrapper, Task, WeightingMethod
 
 T = TypeVar("T", WeightingMethod, SharpnessWrapper, Task)
 
@@ -169,6 +169,17 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:
             raise UsageError(f"{self.kind} {spec}: {error}") from error
+
+
+def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that tell runs of a class apart: those that came later only if they are not at
+    their defaults."""
+    fields = _options(cls).model_fields
+    return {
+        name: value
+        for name, value in options.items()
+        if value != fields[name].default or Later() not in fields[name].metadata
+    }
 
 
 @cache

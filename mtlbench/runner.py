@@ -22,7 +22,7 @@ from mtlbench.errors import DataError, DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, pick_device
 from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task, TaskInfo
 from mtlbench.model import MultiTaskModel, load_trunk
-from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, identifying
 from mtlbench.results import (
     Metric,
     Provenance,
@@ -134,9 +134,9 @@ def prepare(spec: RunSpec) -> Run:
         stand_in=task.stand_in,
         architecture=architecture,
         method=method_class.info.name,
-        method_options=method_options,
+        method_options=identifying(method_class, method_options),
         sharpness=sharpness_class.info.name,
-        sharpness_options=sharpness_options,
+        sharpness_options=identifying(sharpness_class, sharpness_options),
         seed=spec.seed,
         device_class=device.type,
         weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
@@ -182,7 +182,7 @@ def build_task(
     protocol = protocols[name]
     if epochs is not None:
         protocol = dataclasses.replace(protocol, epochs=epochs)
-    return TASKS.build(spec, protocol, data), options
+    return TASKS.build(spec, protocol, data), identifying(cls, options)
 
 
 def check_folder(data: Path, info: TaskInfo) -> None:

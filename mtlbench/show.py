@@ -15,7 +15,7 @@ from mtlbench.errors import UsageError
 from mtlbench.interfaces import InputGroup, Picture, Task
 from mtlbench.model import MultiTaskModel, read_state
 from mtlbench.problem import evaluation_mode
-from mtlbench.registry import TASKS, Spec
+from mtlbench.registry import TASKS, Spec, identifying
 from mtlbench.results import RunRecord, Store, read_record, write_atomically
 from mtlbench.runner import build_task
 
@@ -88,8 +88,9 @@ def _check(spec: Spec, record: RunRecord, run: Path) -> None:
     identity = record.identity
     if identity.task != cls.info.name:
         raise UsageError(f"{run} is of task {identity.task!r}, not {cls.info.name!r}")
-    if spec.options and options != identity.task_options:
-        raise UsageError(f"{run} is of options {identity.task_options}, not {options}")
+    wanted = identifying(cls, options)
+    if spec.options and wanted != identity.task_options:
+        raise UsageError(f"{run} is of options {identity.task_options}, not {wanted}")
     if record.status != "ok":
         raise UsageError(f"{run} has no model: the run {record.status}")
     if len(record.phases) != 1:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 from pydantic import NonNegativeInt, PositiveFloat
 
 from mtlbench import (
     GramianMethod,
+    Later,
     MethodInfo,
     SharpnessWrapper,
     Task,
@@ -222,6 +223,39 @@ def test_a_bad_value_of_a_bases_option_is_named(name: str, option: str, said: st
     with pytest.raises(UsageError) as caught:
         METHODS.build(f"{name}:{option}", 2)
     assert str(caught.value).startswith(f"method {name!r}: option {option}: {said}")
+
+
+class Grown(OnGramian):
+    """With options that came when there were runs already."""
+
+    def __init__(
+        self,
+        n_tasks: int,
+        *,
+        cold: Annotated[bool, Later()] = False,
+        turns: Annotated[NonNegativeInt, Later()] = 3,
+        **rest: Any,
+    ) -> None:
+        super().__init__(n_tasks, **rest)
+        self.cold, self.turns = cold, turns
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("", {}),
+        (":cold=false,turns=3", {}),
+        (":cold=yes", {"cold": True}),
+        (":turns=0", {"turns": 0}),
+    ],
+)
+def test_an_option_that_came_later_tells_runs_apart_where_it_is_used(
+    options: str, told: dict[str, Any]
+) -> None:
+    cls, resolved = METHODS.resolve(Spec.parse(f"{_spec(Grown)}{options}"))
+    earlier = METHODS.resolve(Spec(_spec(OnGramian)))[1]
+    assert resolved.keys() == {"cold", "turns", *earlier}
+    assert registry.identifying(cls, resolved) == earlier | told
 
 
 def test_an_option_that_is_not_passed_on_is_refused() -> None:

@@ -172,6 +172,15 @@ def test_a_record_survives_the_file(shared: Path) -> None:
         assert Store(shared / "unbroken").read(written.identity) == written
 
 
+def test_an_option_that_came_later_leaves_earlier_runs_theirs() -> None:
+    def options(sharpness: str) -> dict[str, Any]:
+        return prepare(RunSpec(TOY, "ls", sharpness)).identity.sharpness_options
+
+    assert options("samo:points=per-task") == options("samo")
+    assert "points" not in options("samo:noise=shared")
+    assert options("samo:noise=shared,points=by-sign")["points"] == "by-sign"
+
+
 def test_what_a_record_says(shared: Path) -> None:
     record = unbroken("uw", "samo", shared)
     identity = record.identity
@@ -179,7 +188,8 @@ def test_what_a_record_says(shared: Path) -> None:
     assert identity.task_options == {"fault": None, "at": 1, "once": ""}
     assert (identity.protocol, identity.protocol_version, identity.epochs) == ("mini", 1, EPOCHS)
     assert identity.method_options == {"lr": 1e-3}
-    assert identity.sharpness_options == SHARPNESS.resolve(Spec("samo"))[1]
+    options = SHARPNESS.resolve(Spec("samo"))[1]
+    assert identity.sharpness_options == {k: v for k, v in options.items() if k != "points"}
     assert identity.sharpness_options["rho"] == 0.05
     assert record.titles == ("UW", "SAMO")
     assert (record.role, record.plain) == ("method", False)

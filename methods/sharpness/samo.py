@@ -18,6 +18,7 @@ from mtlbench.errors import UsageError
 from mtlbench.flat import FlatParameters, Move
 from mtlbench.interfaces import (
     GradientView,
+    Later,
     Passes,
     PlainStep,
     SharpnessInfo,
@@ -98,7 +99,7 @@ class SAMO(SharpnessWrapper):
         n_samples: PositiveInt = 1,
         heads: bool = True,
         probe: Literal["train", "eval"] = "train",
-        points: Literal["per-task", "by-sign"] = "per-task",
+        points: Annotated[Literal["per-task", "by-sign"], Later()] = "per-task",
         adaptive: bool = False,
     ) -> None:
         super().__init__()

@@ -206,27 +206,37 @@ class ShiftedView(GradientView):
     ) -> None:
         self._problem, self._move, self._base = problem, move, base
         self.losses, self.generator = losses, problem.generator
+        self._points: Sequence[Sequence[int]] = [[k] for k in range(self.n_tasks)]
         self._rows: GradientRows | None = None
         self._heads: Sequence[Tensor] | None = None
 
-    def _differentiate(self, k: int, rows: GradientRows, row: int) -> None:
-        """Add row k to ``rows.rows[row]``, and its head's gradient to ``rows.heads[k]``."""
+    @contextmanager
+    def _at(self, point: int) -> Iterator[Tensor]:
+        """Losses of the point's tasks there, with their graph."""
         problem = self._problem
-        with problem.flat.shifted(*self._move(k)):
-            rows.bind(row)
-            loss = problem.losses([problem.objectives[k]])
-            if loss.requires_grad:
-                loss.sum().backward()
-        problem.passes.backward += 1
+        with problem.flat.shifted(*self._move(point)):
+            yield problem.losses([problem.objectives[k] for k in self._points[point]])
+
+    def _differentiate(self, point: int, rows: GradientRows, row: int | None = None) -> None:
+        """Add row k to ``rows.rows[k]``, or to ``row`` of them, and its head's gradient to
+        ``rows.heads[k]``, for the point's tasks."""
+        tasks = self._points[point]
+        with self._at(point) as losses:
+            for k, loss in zip(tasks, losses, strict=True):
+                rows.bind(k if row is None else row)
+                if losses.requires_grad:
+                    loss.backward(retain_graph=k != tasks[-1])
+        self._problem.passes.backward += len(tasks)
         if self._base is not None:
-            rows.rows[row].sub_(self._base.row(k)[0])
+            for k in tasks:
+                rows.rows[k if row is None else row].sub_(self._base.row(k)[0])
 
     def _dense(self) -> GradientRows:
         if self._rows is None:
-            self._rows = self._problem.flat.rows(self.n_tasks)
-            for k in range(self.n_tasks):
-                self._differentiate(k, self._rows, k)
-            self._heads = self._rows.heads
+            rows = self._problem.flat.rows(self.n_tasks)
+            for point in range(len(self._points)):
+                self._differentiate(point, rows)
+            self._rows, self._heads = rows, rows.heads
         return self._rows
 
     def jacobian(self) -> Tensor:
@@ -264,26 +274,6 @@ class JointView(ShiftedView):
     ) -> None:
         super().__init__(problem, losses, move)
         self._points = points
-
-    @contextmanager
-    def _at(self, point: int) -> Iterator[Tensor]:
-        """Losses of the point's tasks there, with their graph."""
-        problem = self._problem
-        with problem.flat.shifted(*self._move(point)):
-            yield problem.losses([problem.objectives[k] for k in self._points[point]])
-
-    def _dense(self) -> GradientRows:
-        if self._rows is None:
-            rows = self._problem.flat.rows(self.n_tasks)
-            for point, tasks in enumerate(self._points):
-                with self._at(point) as losses:
-                    for k, loss in zip(tasks, losses, strict=True):
-                        rows.bind(k)
-                        if losses.requires_grad:
-                            loss.backward(retain_graph=k != tasks[-1])
-                self._problem.passes.backward += len(tasks)
-            self._rows, self._heads = rows, rows.heads
-        return self._rows
 
     def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
         w = weights.detach()

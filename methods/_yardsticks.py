@@ -3,31 +3,47 @@
 ``mtlbench bench solvers`` times the solvers of :mod:`mtlbench.methods._solvers` against these: what
 the methods' authors released, or what one would write first. Nothing trains with them. Every way
 takes the Gramian of shape ``(K, K)`` and returns weights of shape ``(K,)``, numpy float64.
+``YARDSTICKS`` says which method has which.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.optimize import Bounds, least_squares, minimize
 
 from mtlbench.methods._solvers import Array, cagrad_dual, fair, min_norm, project_dual_cone
 
+if TYPE_CHECKING:
+    from mtlbench.methods._dual_cone import DualConeMethod
+    from mtlbench.methods.cagrad import CAGrad
+    from mtlbench.methods.mgda import MGDA
+    from mtlbench.methods.sdmgrad import SDMGrad
+
 Way = Callable[[Array], Array]
-Yardsticks = Mapping[str, Callable[[Array, Array], Array]]
-"""Ways by name, as functions of the Gramian and the losses."""
+
+
+@dataclass(frozen=True)
+class Yardsticks:
+    """What a method's solve is held against.
+
+    Args:
+        ways: other ways to the same weights, functions of the Gramian and the losses, by name.
+        gap: how far weights (K,) are from what the method is to find, from the Gramian, the losses
+            and them: a relative optimality gap, or the residual of a condition; 0 at the optimum.
+    """
+
+    ways: Mapping[str, Callable[[Array, Array], Array]]
+    gap: Callable[[Array, Array, Array], float]
+
 
 ITERATIONS: Final = 250
 _SMOOTHING: Final = 1e-8
 _TINY: Final = float(np.finfo(np.float64).tiny)
-
-
-def _without_losses(ways: Mapping[str, Way]) -> Yardsticks:
-    def solve(way: Way, gramian: Array, losses: Array) -> Array:
-        return way(gramian)
-
-    return {name: partial(solve, way) for name, way in ways.items()}
 
 
 # ------------------------------------------------------------------------------------ min-norm
@@ -144,14 +160,6 @@ def cagrad_slsqp(gramian: Array, c: float) -> Array:
     return np.asarray(found.x)
 
 
-def cagrad_ways(c: float) -> Mapping[str, Way]:
-    """Ways to the dual's weights on the simplex."""
-    return {
-        "SLSQP": partial(cagrad_slsqp, c=c),
-        "cvxpy": partial(cagrad_dual, c=c, solver="cvxpy"),
-    }
-
-
 def cagrad_gap(gramian: Array, weights: Array, c: float) -> float:
     """Objective of the dual above a lower bound, relative to the size of its terms.
 
@@ -177,15 +185,6 @@ def fair_least_squares(gramian: Array, alpha: float) -> Array:
     return np.asarray(least_squares(residual, np.full(K, 1 / K), bounds=(0, np.inf)).x)
 
 
-def fair_yardsticks(alpha: float) -> Yardsticks:
-    """Ways to the positive weights."""
-    ways = {
-        "least squares": partial(fair_least_squares, alpha=alpha),
-        "cvxpy": partial(fair, alpha=alpha, solver="cvxpy"),
-    }
-    return _without_losses(ways)
-
-
 def fair_residual(gramian: Array, weights: Array, alpha: float) -> float:
     r"""Largest entry of :math:`\lvert (G w)^\alpha w - 1 \rvert`."""
     return float(np.abs(np.maximum(gramian @ weights, 0) ** alpha * weights - 1).max())
@@ -209,18 +208,6 @@ def project_slsqp(gramian: Array, references: Array) -> Array:
     return np.stack([project(r) for r in references])
 
 
-def projection_yardsticks(references: Array) -> Yardsticks:
-    """Ways to the mean of the projections of ``references`` (R, K) onto the dual cone."""
-
-    def mean(project: Callable[[Array, Array], Array], gramian: Array) -> Array:
-        return np.asarray(project(gramian, references).mean(axis=0))
-
-    with_cvxpy = partial(project_dual_cone, solver="cvxpy")
-    return _without_losses(
-        {"SLSQP": partial(mean, project_slsqp), "cvxpy": partial(mean, with_cvxpy)}
-    )
-
-
 def projection_gap(gramian: Array, weights: Array, references: Array) -> float:
     """Squared distance from the mean of the exact projections, relative to its squared length, plus
     the largest residual of their optimality conditions, relative to what is projected."""
@@ -242,3 +229,90 @@ def _as_simplex(weights: Array) -> Array:
 
 def _length(gramian: Array, w: Array) -> float:
     return float(np.sqrt(np.maximum(w @ gramian @ w, 0)))
+
+
+# ------------------------------------------------------------------------------------ of methods
+def of_mgda(method: MGDA) -> Yardsticks:
+    """On the scaled gradients."""
+
+    def solve(way: Way, gramian: Array, losses: Array) -> Array:
+        return way(method.normalized(gramian, losses))
+
+    def gap(gramian: Array, losses: Array, weights: Array) -> float:
+        return min_norm_gap(method.normalized(gramian, losses), weights)
+
+    return Yardsticks({name: partial(solve, way) for name, way in MIN_NORM.items()}, gap)
+
+
+def of_sdmgrad(method: SDMGrad) -> Yardsticks:
+    """Ways to the shortest vector of the hull."""
+
+    def solve(way: Way, gramian: Array, losses: Array) -> Array:
+        return method.solve_by(way, gramian)
+
+    def gap(gramian: Array, losses: Array, weights: Array) -> float:
+        rows, v = method.rows(), (1 + method.lam) * weights - method.lam / method.n_tasks
+        return min_norm_gap(rows @ gramian @ rows.T, v)
+
+    return Yardsticks({name: partial(solve, way) for name, way in MIN_NORM.items()}, gap)
+
+
+def of_cagrad(method: CAGrad) -> Yardsticks:
+    """Ways to the dual's weights on the simplex."""
+    duals: Mapping[str, Way] = {
+        "SLSQP": partial(cagrad_slsqp, c=method.c),
+        "cvxpy": partial(cagrad_dual, c=method.c, solver="cvxpy"),
+    }
+
+    def solve(dual: Way, gramian: Array, losses: Array) -> Array:
+        return method.solve_by(dual, gramian)
+
+    def gap(gramian: Array, losses: Array, weights: Array) -> float:
+        v = (1 + method.c**2) * weights - 1 / method.n_tasks
+        return cagrad_gap(gramian, v, method.c) if method.c else 0.0
+
+    return Yardsticks({name: partial(solve, dual) for name, dual in duals.items()}, gap)
+
+
+def of_fair(alpha: float) -> Yardsticks:
+    """Ways to the positive weights."""
+
+    def least(gramian: Array, losses: Array) -> Array:
+        return fair_least_squares(gramian, alpha)
+
+    def certified(gramian: Array, losses: Array) -> Array:
+        return fair(gramian, alpha, solver="cvxpy")
+
+    def gap(gramian: Array, losses: Array, weights: Array) -> float:
+        return fair_residual(gramian, weights, alpha)
+
+    return Yardsticks({"least squares": least, "cvxpy": certified}, gap)
+
+
+def of_projection(method: DualConeMethod) -> Yardsticks:
+    """Ways to the mean of the projections onto the dual cone."""
+    references = method.references()
+    projections: Mapping[str, Callable[[Array, Array], Array]] = {
+        "SLSQP": project_slsqp,
+        "cvxpy": partial(project_dual_cone, solver="cvxpy"),
+    }
+
+    def solve(project: Callable[[Array, Array], Array], gramian: Array, losses: Array) -> Array:
+        return np.asarray(project(gramian, references).mean(axis=0))
+
+    def gap(gramian: Array, losses: Array, weights: Array) -> float:
+        return projection_gap(gramian, weights, references)
+
+    return Yardsticks({name: partial(solve, way) for name, way in projections.items()}, gap)
+
+
+YARDSTICKS: Final[Mapping[str, Callable[[Any], Yardsticks]]] = {
+    "cagrad": of_cagrad,
+    "dualproj": of_projection,
+    "fairgrad": lambda method: of_fair(method.alpha),
+    "mgda": of_mgda,
+    "nashmtl": lambda method: of_fair(1.0),
+    "sdmgrad": of_sdmgrad,
+    "upgrad": of_projection,
+}
+"""By the name of the method."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import cagrad_dual
-from mtlbench.methods._yardsticks import Way, Yardsticks, cagrad_gap, cagrad_ways
 
 RESOLUTION = 1e-6
 """Length of :math:`g_v`, relative to what it is summed from, that float32 tells from zero."""
@@ -64,18 +64,11 @@ class CAGrad(GramianMethod):
         self.c, self.solver = c, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        return self._solve_by(partial(cagrad_dual, c=self.c, solver=self.solver), gramian, losses)
+        return self.solve_by(partial(cagrad_dual, c=self.c, solver=self.solver), gramian)
 
-    def yardsticks(self) -> Yardsticks:
-        ways = cagrad_ways(self.c)
-        return {name: partial(self._solve_by, way) for name, way in ways.items()}
-
-    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
-        v = (1 + self.c**2) * weights - 1 / self.n_tasks
-        return cagrad_gap(gramian, v, self.c) if self.c else 0.0
-
-    def _solve_by(self, way: Way, gramian: Array, losses: Array) -> Array:
-        v = way(gramian)
+    def solve_by(self, dual: Callable[[Array], Array], gramian: Array) -> Array:
+        """Weights from what ``dual`` finds: v, from the Gramian."""
+        v = dual(gramian)
         size, mean_size = (max(float(q), 0.0) ** 0.5 for q in (v @ gramian @ v, gramian.mean()))
         resolved = size > RESOLUTION * float(v @ np.sqrt(np.diag(gramian)))
         ratio = self.c * mean_size / size if resolved else 0.0

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
-
 import numpy as np
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array
 from mtlbench.interfaces import MethodInfo
-from mtlbench.methods._solvers import project_dual_cone
-from mtlbench.methods._yardsticks import Yardsticks, projection_gap, projection_yardsticks
+from mtlbench.methods._dual_cone import DualConeMethod
 
 
-class DualProj(GramianMethod):
+class DualProj(DualConeMethod):
     r"""The projection of `"Gradient Episodic Memory for Continual Learning"
     <https://arxiv.org/abs/1706.08840>`_ applied to the mean gradient :math:`g_0`, as in `"Jacobian
     Descent for Multi-Objective Optimization" <https://arxiv.org/abs/2406.16232>`_, which names it.
@@ -25,7 +22,7 @@ class DualProj(GramianMethod):
     Args:
         n_tasks: K.
         solver: "nnls", or "cvxpy" (slow, certified).
-        common: see :class:`GramianMethod`.
+        common: see :class:`~mtlbench.engine.gramian.GramianMethod`.
     """
 
     info = MethodInfo(
@@ -39,25 +36,5 @@ class DualProj(GramianMethod):
         claims=("permutation", "scaling", "identical", "non-conflict", "stationarity"),
     )
 
-    def __init__(
-        self,
-        n_tasks: int,
-        *,
-        solver: Literal["nnls", "cvxpy"] = "nnls",
-        **common: Any,
-    ) -> None:
-        super().__init__(n_tasks, **common)
-        self.solver = solver
-
-    def solve(self, gramian: Array, losses: Array) -> Array:
-        return project_dual_cone(gramian, self._mean()[0], self.solver)
-
-    def yardsticks(self) -> Yardsticks:
-        return projection_yardsticks(self._mean())
-
-    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
-        return projection_gap(gramian, weights, self._mean())
-
-    def _mean(self) -> Array:
-        """Weights of the mean gradient, (1, K)."""
+    def references(self) -> Array:
         return np.full((1, self.n_tasks), 1 / self.n_tasks)

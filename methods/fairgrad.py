@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 from pydantic import PositiveFloat
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import fair
-from mtlbench.methods._yardsticks import Yardsticks, fair_residual, fair_yardsticks
 
 
 class FairGrad(GramianMethod):
@@ -51,9 +50,3 @@ class FairGrad(GramianMethod):
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         return fair(gramian, self.alpha, self.solver)
-
-    def yardsticks(self) -> Yardsticks:
-        return fair_yardsticks(self.alpha)
-
-    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
-        return fair_residual(gramian, weights, self.alpha)

@@ -10,11 +10,12 @@ import torch
 from annotated_types import Gt, Le
 from torch import Tensor
 
-from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GradientView, MethodInfo
+from mtlbench.engine.gramian import Array
+from mtlbench.interfaces import MethodInfo
+from mtlbench.methods._orders import InRandomOrders
 
 
-class GradVac(GramianMethod):
+class GradVac(InRandomOrders):
     r"""Gradient vaccine from `"Gradient Vaccine: Investigating and Improving Multi-task
     Optimization in Massively Multilingual Models" <https://arxiv.org/abs/2010.05874>`_.
 
@@ -34,7 +35,8 @@ class GradVac(GramianMethod):
     Args:
         n_tasks: K.
         beta: how fast the averages follow the cosines.
-        common: see :class:`GramianMethod`; the averages move with the solves.
+        common: see :class:`~mtlbench.engine.gramian.GramianMethod`; the averages move with the
+            solves.
     """
 
     info = MethodInfo(
@@ -59,14 +61,7 @@ class GradVac(GramianMethod):
         super().__init__(n_tasks, **common)
         self.beta = beta
         self.register_buffer("targets", torch.zeros(n_tasks, n_tasks, dtype=torch.float64))
-        self._orders = np.tile(np.arange(n_tasks), (n_tasks, 1))
         self._moved: Array | None = None
-
-    def weights(self, view: GradientView) -> Tensor:
-        K, source = self.n_tasks, view.generator
-        draws = torch.rand(K, K, generator=source, device=source.device)
-        self._orders = draws.argsort(dim=1).cpu().numpy()
-        return super().weights(view)
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         norms, tasks = np.sqrt(np.diag(gramian)), np.arange(self.n_tasks)

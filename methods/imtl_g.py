@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import equiangular
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
-from mtlbench.methods._yardsticks import MIN_NORM, Way, Yardsticks, min_norm_gap
 
 
 class MGDA(GramianMethod):
@@ -54,18 +52,10 @@ class MGDA(GramianMethod):
         self.normalize, self.solver = normalize, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        return min_norm(self._normalized(gramian, losses), self.solver)
+        return min_norm(self.normalized(gramian, losses), self.solver)
 
-    def yardsticks(self) -> Yardsticks:
-        return {name: partial(self._solve_by, way) for name, way in MIN_NORM.items()}
-
-    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
-        return min_norm_gap(self._normalized(gramian, losses), weights)
-
-    def _solve_by(self, way: Way, gramian: Array, losses: Array) -> Array:
-        return way(self._normalized(gramian, losses))
-
-    def _normalized(self, gramian: Array, losses: Array) -> Array:
+    def normalized(self, gramian: Array, losses: Array) -> Array:
+        """The Gramian of the scaled gradients."""
         norms = np.sqrt(np.diag(gramian))
         sizes = {"l2": norms, "loss": losses, "loss+": losses * norms}.get(self.normalize)
         if sizes is None:

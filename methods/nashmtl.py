@@ -6,10 +6,9 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeFloat
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import GradientView, MethodInfo, Update
 from mtlbench.methods._solvers import fair
-from mtlbench.methods._yardsticks import Yardsticks, fair_residual, fair_yardsticks
 
 
 class NashMTL(GramianMethod):
@@ -55,12 +54,6 @@ class NashMTL(GramianMethod):
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         return fair(gramian, 1.0, self.solver)
-
-    def yardsticks(self) -> Yardsticks:
-        return fair_yardsticks(1.0)
-
-    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
-        return fair_residual(gramian, weights, 1.0)
 
     def aggregate(self, view: GradientView) -> Update:
         update = super().aggregate(view)

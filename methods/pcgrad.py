@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-import torch
-from torch import Tensor
 
-from mtlbench.gramian import Array, GramianMethod
-from mtlbench.interfaces import GradientView, MethodInfo
+from mtlbench.engine.gramian import Array
+from mtlbench.interfaces import MethodInfo
+from mtlbench.methods._orders import InRandomOrders
 
 
-class PCGrad(GramianMethod):
+class PCGrad(InRandomOrders):
     r"""`"Gradient Surgery for Multi-Task Learning" <https://arxiv.org/abs/2001.06782>`_.
 
     For each task i, starting from :math:`g_i' = g_i`, and for the other tasks j in a random order
@@ -28,7 +25,7 @@ class PCGrad(GramianMethod):
 
     Args:
         n_tasks: K.
-        common: see :class:`GramianMethod`.
+        common: see :class:`~mtlbench.engine.gramian.GramianMethod`.
     """
 
     info = MethodInfo(
@@ -41,16 +38,6 @@ class PCGrad(GramianMethod):
         backwards="per-task",
         claims=("scaling", "identical", "stationarity"),
     )
-
-    def __init__(self, n_tasks: int, **common: Any) -> None:
-        super().__init__(n_tasks, **common)
-        self._orders = np.tile(np.arange(n_tasks), (n_tasks, 1))
-
-    def weights(self, view: GradientView) -> Tensor:
-        K, source = self.n_tasks, view.generator
-        draws = torch.rand(K, K, generator=source, device=source.device)
-        self._orders = draws.argsort(dim=1).cpu().numpy()
-        return super().weights(view)
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         squares, tasks = np.diag(gramian), np.arange(self.n_tasks)

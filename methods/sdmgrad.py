@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import NonNegativeFloat
 
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
-from mtlbench.methods._yardsticks import MIN_NORM, Way, Yardsticks, min_norm_gap
 
 
 class SDMGrad(GramianMethod):
@@ -59,19 +59,13 @@ class SDMGrad(GramianMethod):
         self.lam, self.solver = lam, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        return self._solve_by(partial(min_norm, solver=self.solver), gramian, losses)
+        return self.solve_by(partial(min_norm, solver=self.solver), gramian)
 
-    def yardsticks(self) -> Yardsticks:
-        return {name: partial(self._solve_by, way) for name, way in MIN_NORM.items()}
+    def solve_by(self, shortest: Callable[[Array], Array], gramian: Array) -> Array:
+        """Weights from what ``shortest`` finds: v, from the Gramian of the hull's rows."""
+        rows = self.rows()
+        return np.asarray(shortest(rows @ gramian @ rows.T) @ rows)
 
-    def gap(self, gramian: Array, losses: Array, weights: Array) -> float:
-        v = (1 + self.lam) * weights - self.lam / self.n_tasks
-        return min_norm_gap(self._rows() @ gramian @ self._rows().T, v)
-
-    def _solve_by(self, way: Way, gramian: Array, losses: Array) -> Array:
-        rows = self._rows()
-        return np.asarray(way(rows @ gramian @ rows.T) @ rows)
-
-    def _rows(self) -> Array:
+    def rows(self) -> Array:
         """The hull's, in terms of J's."""
         return np.asarray((np.eye(self.n_tasks) + self.lam / self.n_tasks) / (1 + self.lam))

@@ -15,14 +15,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import entry_points
-from typing import Any, Generic, TypeVar
-
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Later, SharpnessWrapper, Task, WeightingMethod
 
-T = TypeVar("T", WeightingMethod, SharpnessWrapper, Task)
+if TYPE_CHECKING:  # names alone are listed without torch
+    from pydantic import BaseModel
+
+    from mtlbench.interfaces import SharpnessWrapper, Task, WeightingMethod
+
+T = TypeVar("T", "WeightingMethod", "SharpnessWrapper", "Task")
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,15 @@ class Registry(Generic[T]):
         kind: what they are called in messages.
         package: where the built-in ones live, one module each.
         group: entry-point group of the others.
-        base: their base class.
+        base: name of their base class, one of the contracts.
     """
 
-    def __init__(self, kind: str, package: str, group: str, base: Any) -> None:
-        self.kind, self._package, self._group = kind, package, group
-        self._base: Any = base
+    def __init__(self, kind: str, package: str, group: str, base: str) -> None:
+        self.kind, self._package, self._group, self._base_name = kind, package, group, base
+
+    @cached_property
+    def _base(self) -> Any:
+        return getattr(importlib.import_module("mtlbench.interfaces"), self._base_name)
 
     @cached_property
     def _plugins(self) -> dict[str, Any]:
@@ -85,6 +90,15 @@ class Registry(Generic[T]):
     def default(self) -> str:
         """The name that the package declares as its ``DEFAULT``."""
         return str(importlib.import_module(self._package).DEFAULT)
+
+    def module(self, name: str) -> str | None:
+        """Where the class of this name is defined, as far as that is known without importing it."""
+        path, _, attribute = name.partition(":")
+        if attribute:
+            return path
+        if name in self._plugins:
+            return str(self._plugins[name].module)
+        return f"{self._package}.{name}" if name in self.names() else None
 
     def get(self, name: str) -> type[T]:
         """The class of this name.
@@ -133,6 +147,8 @@ class Registry(Generic[T]):
         Raises:
             UsageError: unknown name or option, or a value of the wrong type or range.
         """
+        from pydantic import ValidationError
+
         cls = self.get(spec.name)
         model = _options(cls)
         unknown = [name for name in spec.options if name not in model.model_fields]
@@ -174,6 +190,8 @@ class Registry(Generic[T]):
 def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that tell runs of a class apart: those that came later only if they are not at
     their defaults."""
+    from mtlbench.interfaces import Later
+
     fields = _options(cls).model_fields
     return {
         name: value
@@ -185,6 +203,8 @@ def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
 @cache
 def _options(cls: type) -> type[BaseModel]:
     """A model of the keyword-only arguments, those behind ``**common`` included."""
+    from pydantic import ConfigDict, create_model
+
     found: dict[str, Any] = {}
     for base in cls.__mro__:
         if "__init__" not in vars(base):
@@ -204,12 +224,12 @@ def _options(cls: type) -> type[BaseModel]:
 
 
 METHODS: Registry[WeightingMethod] = Registry(
-    "method", "mtlbench.methods", "mtlbench.methods", WeightingMethod
+    "method", "mtlbench.methods", "mtlbench.methods", "WeightingMethod"
 )
 SHARPNESS: Registry[SharpnessWrapper] = Registry(
-    "sharpness wrapper", "mtlbench.methods.sharpness", "mtlbench.sharpness", SharpnessWrapper
+    "sharpness wrapper", "mtlbench.methods.sharpness", "mtlbench.sharpness", "SharpnessWrapper"
 )
-TASKS: Registry[Task] = Registry("task", "mtlbench.tasks", "mtlbench.tasks", Task)
+TASKS: Registry[Task] = Registry("task", "mtlbench.tasks", "mtlbench.tasks", "Task")
 
 
 def baseline() -> str:

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics import Metric
-from torchmetrics.classification import BinaryAccuracy, BinaryF1Score
 
-from mtlbench import standin
-from mtlbench.data import SPLITS, ArrayBatches, check_split, refuse, split_indices
+from mtlbench.data import SPLITS, ArrayBatches, check_split, refuse, split_indices, standin
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
     Batch,
@@ -24,15 +21,18 @@ from mtlbench.interfaces import (
     InputGroup,
     JointLoss,
     MetricInfo,
+    MultiTaskModel,
     Picture,
     Protocol,
     Task,
     TaskInfo,
 )
-from mtlbench.model import MultiTaskModel
 from mtlbench.tasks._faces import ATTRIBUTES, attributes_of, face
 from mtlbench.tasks._faces.folder import Layout, Photos, image_faults, image_size, scan
 from mtlbench.tasks._nets.attributes import Rows, deep, strided
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 SOURCE = (
     "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; PATH has Img/img_align_celeba/*.jpg, "
@@ -62,25 +62,6 @@ class BinaryCrossEntropy(JointLoss):
             logits = torch.stack(list(predictions.values()))
         labels = torch.stack([targets[name] for name in predictions])
         return binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
-
-
-class F1(BinaryF1Score):
-    """2 TP / (2 TP + FP + FN), from logits; 0 where there is nothing to find and nothing found."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        super().update((preds > 0).long(), target.long())
-
-
-class Accuracy(BinaryAccuracy):
-    """Share of right answers, from logits."""
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        super().update((preds > 0).long(), target.long())
-
-
-METERS = {"f1": F1, "accuracy": Accuracy}
 
 
 # ------------------------------------------------------------------------------------ stand-in
@@ -257,6 +238,8 @@ class CelebA(Task):
         return ArrayBatches(group, len(photos), size, seed)
 
     def meters(self) -> Mapping[str, Metric]:
+        from mtlbench.tasks._faces.meters import METERS  # slow, and needed by no training step
+
         return {m.name: METERS[self.metric](validate_args=False) * 100.0 for m in self.info.metrics}
 
     @classmethod

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from mtlbench.interfaces import MetricInfo, Protocol, TaskInfo
-from mtlbench.standin import Recipe
+from mtlbench.interfaces import MetricInfo, Recipe, TaskInfo
 from mtlbench.tasks._dense.folder import Kind
-from mtlbench.tasks._dense.task import ARCHITECTURES, DenseTask, write_arrays
+from mtlbench.tasks._dense.task import (
+    ARCHITECTURES,
+    DenseTask,
+    array_files,
+    protocols,
+    write_arrays,
+)
 
 CLASSES = 7
 KINDS = {
@@ -26,8 +31,7 @@ NEAREST = (126 * 256 + 1) / 65535
 VAL_SEEDS = 1_000_000
 
 
-def _files(folder: Path, split: str, index: int) -> Sequence[Path]:
-    return [folder / split / kind.folder / f"{index}.npy" for kind in KINDS.values()]
+_files = partial(array_files, KINDS)
 
 
 def _write(folder: Path, split: str, index: int, size: tuple[int, int]) -> None:
@@ -71,33 +75,8 @@ class Cityscapes(DenseTask):
             MetricInfo("AbsErr", "depth", "inverse depth", higher_is_better=False, scale=0.03),
             MetricInfo("RelErr", "depth", "ratio", higher_is_better=False, scale=0.3),
         ),
-        protocols=(
-            Protocol(
-                name="mini",
-                version=1,
-                arch="unet",
-                epochs=30,
-                batch_size=4,
-                lr=2e-3,
-                scheduler=("StepLR", {"step_size": 23, "gamma": 0.2}),
-                options={
-                    "images": {"train": 24, "val": 24, "test": 60},
-                    "scales": (1.0,),
-                    "width": 16,
-                },
-            ),
-            Protocol(
-                name="paper",
-                version=1,
-                arch="segnet",
-                epochs=200,
-                batch_size=8,
-                lr=1e-4,
-                scheduler=("StepLR", {"step_size": 100, "gamma": 0.5}),
-                rho=(0.001, 0.01, 0.05, 0.1),
-                average_last=10,
-                options={"scales": (1.0, 1.2, 1.5)},
-            ),
+        protocols=protocols(
+            images=24, epochs=30, step=23, batch_size=8, published={"scales": (1.0, 1.2, 1.5)}
         ),
         architectures=ARCHITECTURES,
         references=(

@@ -6,19 +6,27 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from mtlbench.data import ArrayBatches, check_split, load_npz, split_indices
 from mtlbench.errors import DataError
-from mtlbench.interfaces import Batch, InputGroup, MetricInfo, Protocol, Task, TaskInfo
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import (
+    Batch,
+    InputGroup,
+    MetricInfo,
+    MultiTaskModel,
+    Protocol,
+    Task,
+    TaskInfo,
+)
 from mtlbench.tasks._nets.lenet import lenet
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 Images = Literal["mnist", "fashion", "mnist+fashion"]
 
@@ -119,6 +127,10 @@ class MultiMNIST(Task):
         return nn.functional.cross_entropy(prediction, target)
 
     def meters(self) -> Mapping[str, Metric]:
+        from torchmetrics.classification import (
+            MulticlassAccuracy,  # slow, and needed by no training step
+        )
+
         return {
             m.name: MulticlassAccuracy(CLASSES, average="micro", validate_args=False) * 100.0
             for m in self.info.metrics

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from mtlbench.interfaces import MetricInfo, Protocol, TaskInfo
-from mtlbench.standin import Recipe
+from mtlbench.interfaces import MetricInfo, Recipe, TaskInfo
 from mtlbench.tasks._dense.folder import Kind
-from mtlbench.tasks._dense.task import ARCHITECTURES, DenseTask, write_arrays
+from mtlbench.tasks._dense.task import (
+    ARCHITECTURES,
+    DenseTask,
+    array_files,
+    protocols,
+    write_arrays,
+)
 
 CLASSES = 13
 KINDS = {
@@ -20,8 +25,7 @@ KINDS = {
 VAL_SEEDS = 1_000_000
 
 
-def _files(folder: Path, split: str, index: int) -> Sequence[Path]:
-    return [folder / split / kind.folder / f"{index}.npy" for kind in KINDS.values()]
+_files = partial(array_files, KINDS)
 
 
 def _write(folder: Path, split: str, index: int, size: tuple[int, int]) -> None:
@@ -63,33 +67,8 @@ class NYUv2(DenseTask):
             MetricInfo("Within_22.5", "normal", "%", higher_is_better=True, scale=55),
             MetricInfo("Within_30", "normal", "%", higher_is_better=True, scale=70),
         ),
-        protocols=(
-            Protocol(
-                name="mini",
-                version=1,
-                arch="unet",
-                epochs=26,
-                batch_size=4,
-                lr=2e-3,
-                scheduler=("StepLR", {"step_size": 20, "gamma": 0.2}),
-                options={
-                    "images": {"train": 32, "val": 24, "test": 60},
-                    "scales": (1.0,),
-                    "width": 16,
-                },
-            ),
-            Protocol(
-                name="paper",
-                version=1,
-                arch="segnet",
-                epochs=200,
-                batch_size=2,
-                lr=1e-4,
-                scheduler=("StepLR", {"step_size": 100, "gamma": 0.5}),
-                rho=(0.001, 0.01, 0.05, 0.1),
-                average_last=10,
-                options={"scales": (1.0, 1.2, 1.5)},
-            ),
+        protocols=protocols(
+            images=32, epochs=26, step=20, batch_size=2, published={"scales": (1.0, 1.2, 1.5)}
         ),
         architectures=ARCHITECTURES,
         references=(

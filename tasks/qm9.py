@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchmetrics import MeanAbsoluteError, Metric
 
 from mtlbench.data import ArrayBatches, check_split
-from mtlbench.interfaces import Batch, Fault, InputGroup, MetricInfo, Protocol, Task, TaskInfo
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import (
+    Batch,
+    Fault,
+    InputGroup,
+    MetricInfo,
+    MultiTaskModel,
+    Protocol,
+    Task,
+    TaskInfo,
+)
 from mtlbench.tasks._molecules import sources
 from mtlbench.tasks._molecules.split import split
-from mtlbench.tasks._nets.nnconv import MPNN, ReferenceMPNN
+from mtlbench.tasks._nets.nnconv import MPNN
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 EMBEDDED = Path(__file__).parent / "_data" / "qm9_5k.npz"
 SOURCE = (
@@ -146,21 +156,11 @@ class QM9(Task):
         return nn.functional.mse_loss(prediction, target)
 
     def meters(self) -> Mapping[str, Metric]:
+        from torchmetrics import MeanAbsoluteError  # slow, and needed by no training step
+
         return {
             m.name: MeanAbsoluteError() * float(std * TARGETS[m.objective][2])
             for m, std in zip(self.info.metrics, self.std, strict=True)
-        }
-
-    def yardsticks(self) -> Mapping[str, tuple[Callable[[], object], Callable[[], object]]]:
-        """As in :class:`Task`: the trunk made of torch_geometric's layers, forward and backward."""
-        d, width = self.protocol.options["d"], self.protocol.options["edge_width"]
-        (group,) = next(iter(self.batches("train", 0)))
-        sparse, ours, reference = group.inputs.sparse(), MPNN(d, width), ReferenceMPNN(d, width)
-        return {
-            "NNConv": (
-                lambda: ours(group.inputs).sum().backward(),
-                lambda: reference(sparse).sum().backward(),
-            )
         }
 
     @classmethod

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mtlbench.results import Epoch, Metric, Phase, Provenance, RunIdentity, RunRecord, Scores
+from mtlbench.runs.identity import RunIdentity
+from mtlbench.runs.provenance import Provenance
+from mtlbench.runs.record import Metric, RunRecord
+from mtlbench.training.history import Epoch, Phase, Scores
 
 METRICS = [
     Metric(name="accuracy", objective="left", unit="%", higher_is_better=True),

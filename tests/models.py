@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlbench import InputGroup, MultiTaskModel, Stepper, StepProblem
-from mtlbench.flat import FlatParameters
-from mtlbench.interfaces import Batch, Loss
+from mtlbench import InputGroup, MultiTaskModel, Stepper
+from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.problem import BatchProblem
+from mtlbench.interfaces import Batch, DenseView, Loss
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import SHARPNESS
-from mtlbench.views import DenseView
 
 METHODS = [n for n in REGISTERED.names() if REGISTERED.get(n).info.role != "reference"]
 """All weighting methods; the reference role is a kind of run, in a step it is the sum of losses."""
@@ -90,16 +90,16 @@ def make_stepper(
 
 def make_problem(
     model: MultiTaskModel | Stepper, batch: Batch | None = None, loss: Loss = mse
-) -> StepProblem:
+) -> BatchProblem:
     """A problem as a step would make it; of a model, or of a stepper (which then goes on)."""
     if isinstance(model, Stepper):
         s = model
         batch = single_batch(len(s.objectives)) if batch is None else batch
-        return StepProblem(s.model, s.flat, batch, s.objectives, loss, s.generator, s.passes)
+        return BatchProblem(s.model, s.flat, batch, s.objectives, loss, s.generator, s.passes)
     objectives = list(model.heads)
     batch = single_batch(len(objectives)) if batch is None else batch
     flat = FlatParameters(model, objectives)
-    return StepProblem(model, flat, batch, objectives, loss, torch.Generator().manual_seed(0))
+    return BatchProblem(model, flat, batch, objectives, loss, torch.Generator().manual_seed(0))
 
 
 def passes_of_a_step(stepper: Stepper, batch: Batch) -> tuple[int, int, int]:
@@ -114,7 +114,7 @@ def passes_of_a_step(stepper: Stepper, batch: Batch) -> tuple[int, int, int]:
     )
 
 
-def run_wrapper(stepper: Stepper, problem: StepProblem) -> None:
+def run_wrapper(stepper: Stepper, problem: BatchProblem) -> None:
     """What a step does before it writes anything."""
     stepper.wrapper.update(problem, *(method.aggregate for method in stepper.methods))
 

@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mtlbench import cli
 from mtlbench.cli import main
 from mtlbench.errors import DataError, UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
-from mtlbench.results import Store
+from mtlbench.runs.store import Store
 from tests.toy_task import BROKEN, EPOCHS, TOY
 
 METHOD = ["--method", "ls"]
@@ -138,7 +137,7 @@ def test_an_unwritable_folder_is_refused_before_training(
     def train(*args: object, **kwargs: object) -> NoReturn:
         pytest.fail("training began")
 
-    monkeypatch.setattr(cli, "sweep", train)
+    monkeypatch.setattr("mtlbench.runs.sweep.sweep", train)
     (tmp_path / "file").touch()
     folder = tmp_path / "file" / "out"
     refused(mtlbench(*command, "--out", folder), [f"output folder {folder}", "cannot be written"])
@@ -207,7 +206,9 @@ def test_no_progress_bar_without_a_terminal(done: tuple[Path, str]) -> None:
 
 def test_a_progress_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(cli, "console", Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(
+        "mtlbench.cli.terminal.console", Console(file=screen, force_terminal=True, width=120)
+    )
     assert main(["run", TOY, *METHOD, "--out", str(tmp_path)]) == 0
     assert f"{EPOCHS}/{EPOCHS}" in screen.getvalue()
 
@@ -216,7 +217,9 @@ def test_finished_runs_are_not_run_again(
     done: tuple[Path, str], mtlbench: Mtlbench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[object] = []
-    monkeypatch.setattr(cli, "sweep", lambda runs, *args, **kwargs: started.extend(runs))
+    monkeypatch.setattr(
+        "mtlbench.runs.sweep.sweep", lambda runs, *args, **kwargs: started.extend(runs)
+    )
     ended = mtlbench("run", TOY, *CELLS, "2", "--out", done[0])
     assert ended.code == 0
     assert plain(ended.out).startswith("9 runs, 6 of them done before")

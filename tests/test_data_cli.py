@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from mtlbench import data_cli, standin
 from mtlbench.cli import main
+from mtlbench.data import standin
+from mtlbench.data.standin import read_manifest
 from mtlbench.interfaces import Fault
 from mtlbench.registry import TASKS
-from mtlbench.standin import read_manifest
 from tests.toy_recipe import RECIPE, SECONDS
 from tests.toy_task import TOY, ToyTask
 
@@ -76,7 +76,9 @@ def test_make_fills_the_cache_by_default(
 
 def test_a_progress_bar_on_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(data_cli, "console", Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(
+        "mtlbench.cli.terminal.console", Console(file=screen, force_terminal=True, width=120)
+    )
     assert main(["data", "make", TOY, *SMALL, "--out", str(tmp_path / "toy")]) == 0
     assert "3/3" in screen.getvalue()
 

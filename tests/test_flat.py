@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench import MultiTaskModel, UsageError
-from mtlbench.flat import FlatParameters, Move
+from mtlbench.engine.flat import FlatParameters
+from mtlbench.interfaces import Move
 from tests.models import make_stepper, names, single_batch, tiny_model, variant
 from tests.reference import plain_forward
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from mtlbench.registry import METHODS, SHARPNESS
-from mtlbench.results import Store
-from mtlbench.runner import RunSpec, execute, prepare
-from mtlbench.step import Stepper
+from mtlbench.runs.execute import execute
+from mtlbench.runs.spec import RunSpec, prepare
+from mtlbench.runs.store import Store
+from mtlbench.training.stepper import Stepper
 from tests.models import mse, single_batch, tiny_model
 
 pytestmark = [

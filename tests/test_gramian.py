@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from mtlbench import GramianMethod, MethodInfo, MultiTaskModel
-from mtlbench.gramian import Array
-from mtlbench.interfaces import Batch, GramianPoint
+from mtlbench.engine.gramian import Array
+from mtlbench.interfaces import Batch, DenseView, GramianPoint
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import Spec
-from mtlbench.views import DenseView
 from tests.models import (
     METHODS,
     MakeBatch,

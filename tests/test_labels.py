@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench import InputGroup, MultiTaskModel, Stepper, UsageError
+from mtlbench.engine.labels import Labels, labelled
+from mtlbench.engine.randomness import evaluation_mode
+from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Batch, Task, WeightingMethod
-from mtlbench.labels import Labels, labelled
-from mtlbench.problem import evaluation_mode
 from mtlbench.registry import METHODS, SHARPNESS, TASKS
-from mtlbench.restrict import restricted
 from mtlbench.testing.families import run_on
-from mtlbench.trainer import evaluate
+from mtlbench.training.evaluate import evaluate
 from tests.models import make_stepper, mse, multi_batch, names, same, single_batch, tiny_model
 
 K, PRESENT = 5, [0, 2, 3]

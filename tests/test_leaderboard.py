@@ -14,15 +14,17 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from mtlbench import leaderboard, report
+from mtlbench.boards import tables, terminal
+from mtlbench.boards.build import Board, build
+from mtlbench.boards.plot import plot
 from mtlbench.errors import UsageError
-from mtlbench.leaderboard import Board
-from mtlbench.results import Metric, RunRecord
+from mtlbench.files import to_csv, write_csv
+from mtlbench.runs.record import Metric, RunRecord
 from tests.factories import METRICS, record
 
 
 def board(*records: RunRecord) -> Board:
-    (made,) = leaderboard.build(records).values()
+    (made,) = build(records).values()
     return made
 
 
@@ -48,7 +50,7 @@ def sweep(seeds: int = 3) -> list[RunRecord]:
 
 def text(made: Board, width: int = 110) -> str:
     console = Console(width=width, file=io.StringIO(), force_terminal=False)
-    console.print(*report.render(made))
+    console.print(*terminal.render(made))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -181,7 +183,7 @@ def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
     made = board(record(status="failed", reason="boom"))
     assert made.rows["status"][0] == "0/1 seeds: seed 0 failed"
     assert "—" in text(made)
-    report.plot(made, tmp_path / "plot.png")
+    plot(made, tmp_path / "plot.png")
 
 
 # ------------------------------------------------------------------------------------ groups
@@ -210,11 +212,11 @@ def test_groups_never_meet(other: dict[str, Any]) -> None:
     assert list(second["status"]) == ["ok", "ok"]
     assert second["delta_m"].isna().all()
     assert list(second["mean_rank"]) == [1.25, 1.75]
-    assert len(report.render(made)) == 2
+    assert len(terminal.render(made)) == 2
 
 
 def test_tasks_get_boards_of_their_own() -> None:
-    made = leaderboard.build([record(), record(task="letters")])
+    made = build([record(), record(task="letters")])
     assert list(made) == ["digits", "letters"]
     assert [len(b.rows) for b in made.values()] == [1, 1]
 
@@ -229,23 +231,23 @@ def test_options_tell_rows_apart() -> None:
 
 def test_a_run_may_not_occur_twice() -> None:
     with pytest.raises(UsageError, match=r"two records of digits with sum plain, seed 0"):
-        leaderboard.build([record(), record(accuracy=90.0)])
+        build([record(), record(accuracy=90.0)])
 
 
 def test_records_that_disagree_on_a_metric() -> None:
     other = [METRICS[0], METRICS[1].model_copy(update={"higher_is_better": True})]
     with pytest.raises(UsageError, match="disagree on the metric 'error'"):
-        leaderboard.build([record(), record(method="tilt", metrics=other)])
+        build([record(), record(method="tilt", metrics=other)])
 
 
 def test_the_order_of_records_does_not_matter() -> None:
     records = sweep()
     for made, again in zip(
-        leaderboard.files(leaderboard.build(records)).values(),
-        leaderboard.files(leaderboard.build(reversed(records))).values(),
+        tables.files(build(records)).values(),
+        tables.files(build(reversed(records))).values(),
         strict=True,
     ):
-        assert leaderboard.to_csv(made) == leaderboard.to_csv(again)
+        assert to_csv(made) == to_csv(again)
 
 
 # ------------------------------------------------------------------------------------ files
@@ -254,12 +256,12 @@ def test_csv_bytes(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {"a": [1 / 3, math.nan], "n": [1, 2], "t": ["x,y", "é"], "b": [True, False]}
     )
-    leaderboard.write_csv(frame, path)
+    write_csv(frame, path)
     assert path.read_bytes() == 'a,n,t,b\n0.333333,1,"x,y",True\n,2,é,False\n'.encode()
 
 
 def test_seed_level_rows_are_behind_the_table(tmp_path: Path) -> None:
-    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    tables.write(build(sweep()), tmp_path)
     rows = pd.read_csv(tmp_path / "digits.csv")
     seeds = pd.read_csv(tmp_path / "digits_seeds.csv")
     assert (len(rows), len(seeds)) == (4, 12)
@@ -271,19 +273,19 @@ def test_seed_level_rows_are_behind_the_table(tmp_path: Path) -> None:
 
 
 def test_check_accepts_what_write_wrote(tmp_path: Path) -> None:
-    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    tables.write(build(sweep()), tmp_path)
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "digits.csv").write_text("not ours")
-    assert leaderboard.check(sweep(), tmp_path) == []
+    assert tables.check(sweep(), tmp_path) == []
 
 
 def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
-    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    tables.write(build(sweep()), tmp_path)
     table = tmp_path / "digits.csv"
     table.write_bytes(table.read_bytes().replace(b",12.9455,", b",12.9454,"))
     (tmp_path / "digits_seeds.csv").unlink()
     (tmp_path / "letters.csv").write_text("a\n1\n")
-    complaints = leaderboard.check(sweep(), tmp_path)
+    complaints = tables.check(sweep(), tmp_path)
     assert [c.partition(":")[0] for c in complaints] == [
         "digits.csv",
         "digits_seeds.csv",
@@ -299,16 +301,16 @@ def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
     "spoil", [lambda b: b.replace(b"\n", b"\r\n"), lambda b: b[:-1], bytes.upper]
 )
 def test_check_is_byte_for_byte(spoil: Callable[[bytes], bytes], tmp_path: Path) -> None:
-    leaderboard.write(leaderboard.build(sweep()), tmp_path)
+    tables.write(build(sweep()), tmp_path)
     table = tmp_path / "digits.csv"
     table.write_bytes(spoil(table.read_bytes()))
-    assert len(leaderboard.check(sweep(), tmp_path)) == 1
+    assert len(tables.check(sweep(), tmp_path)) == 1
 
 
 # ------------------------------------------------------------------------------------ display
 def test_the_title_says_where_numbers_come_from() -> None:
     made = board(record(stand_in=True, data_source="drawn digits", protocol_version=3))
-    title = report.heading(made.rows)
+    title = terminal.heading(made.rows)
     assert title == "digits · mini v3, 5 epochs · STAND-IN DATA: drawn digits · tiny · cpu"
     assert "STAND-IN DATA" in text(made)
     assert "STAND-IN" not in text(board(record()))
@@ -337,8 +339,8 @@ def test_many_metrics_are_left_to_the_csv() -> None:
 def test_of_many_metrics_the_first_of_each_objective_is_shown() -> None:
     names = ["a1", "a2", "a3", "b1", "b2"]
     metrics = [Metric(name=n, objective=n[0], unit="", higher_is_better=True) for n in names]
-    assert [m.name for m in report._shown(metrics)] == ["a1", "b1"]
-    assert report._shown(metrics[:4]) == metrics[:4]
+    assert [m.name for m in terminal._shown(metrics)] == ["a1", "b1"]
+    assert terminal._shown(metrics[:4]) == metrics[:4]
 
 
 def test_names_are_not_markup() -> None:
@@ -347,11 +349,11 @@ def test_names_are_not_markup() -> None:
 
 def test_plot(tmp_path: Path) -> None:
     path = tmp_path / "plot.png"
-    report.plot(board(*sweep(), record(protocol="paper")), path)
+    plot(board(*sweep(), record(protocol="paper")), path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_plotting_libraries_are_loaded_on_use_only() -> None:
-    code = "import sys, mtlbench.leaderboard; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, mtlbench.boards.build; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mtlbench.metrics import delta_m, delta_m_per_task, mean_rank
+from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
 
 PUBLISHED = Path(__file__).parent.parent / "leaderboards" / "published"
 

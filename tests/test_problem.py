@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mtlbench import MultiTaskModel, StepProblem, UsageError
-from mtlbench.flat import Move
-from mtlbench.interfaces import Batch, GradientView, HeadPolicy, JointLoss, Passes
-from mtlbench.problem import evaluation_mode
-from mtlbench.views import DenseView, NonFiniteError
+from mtlbench import MultiTaskModel, UsageError
+from mtlbench.engine.problem import BatchProblem
+from mtlbench.engine.randomness import evaluation_mode
+from mtlbench.engine.views import NonFiniteError
+from mtlbench.interfaces import Batch, DenseView, GradientView, HeadPolicy, JointLoss, Move, Passes
 from tests.models import (
     VARIANTS,
     MakeBatch,
@@ -35,12 +35,12 @@ BATCHES = pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
 WEIGHTS = torch.tensor([0.5, 2.0, 0.25]).double()
 
 
-def _passes(problem: StepProblem) -> tuple[int, int, int]:
+def _passes(problem: BatchProblem) -> tuple[int, int, int]:
     p = problem.passes
     return p.forward, p.backward, p.head_backward
 
 
-def _nudge(problem: StepProblem) -> Sequence[Move]:
+def _nudge(problem: BatchProblem) -> Sequence[Move]:
     flat = problem.flat
     return ((flat.shared, torch.ones_like(flat.data[flat.shared]), 0.01),)
 
@@ -204,7 +204,7 @@ def test_evaluate_leaves_no_graph() -> None:
 
 # -------------------------------------------------------------------------------------- gradients
 def _reference(
-    problem: StepProblem, model: MultiTaskModel, batch: Batch
+    problem: BatchProblem, model: MultiTaskModel, batch: Batch
 ) -> tuple[Tensor, list[Tensor]]:
     """The task gradients by an autograd call each; leaves the generator at the start."""
     start, flat = torch.get_rng_state(), problem.flat
@@ -313,7 +313,7 @@ def test_jacobian_lives_in_one_buffer_for_the_whole_run() -> None:
     problem = make_problem(model)
     flat, pointers = problem.flat, set()
     for _ in range(3):
-        problem = StepProblem(
+        problem = BatchProblem(
             model, flat, single_batch(), names(3), mse, torch.Generator(), Passes()
         )
         view = problem.view()
@@ -355,7 +355,7 @@ def test_non_finite_losses_are_named(bad: float) -> None:
 
 
 # --------------------------------------------------------------------------------- shifted points
-def _own_points(problem: StepProblem) -> list[list[Move]]:
+def _own_points(problem: BatchProblem) -> list[list[Move]]:
     flat = problem.flat
     trunk = torch.linspace(-1, 1, flat.shared.stop).double()
     return [

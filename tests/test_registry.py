@@ -20,7 +20,7 @@ from mtlbench import (
     WeightingMethod,
     registry,
 )
-from mtlbench.gramian import Array
+from mtlbench.engine.gramian import Array
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry, Spec
 from tests.toy_task import TOY, ToyTask
 
@@ -290,7 +290,7 @@ def with_entries(monkeypatch: pytest.MonkeyPatch, *entries: Entry) -> Registry[A
     """A registry of methods, with these entry points installed."""
     groups = {"mtlbench.methods": entries}
     monkeypatch.setattr(registry, "entry_points", lambda group: groups.get(group, ()))
-    return Registry("method", "mtlbench.methods", "mtlbench.methods", WeightingMethod)
+    return Registry("method", "mtlbench.methods", "mtlbench.methods", "WeightingMethod")
 
 
 def test_entry_points_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:

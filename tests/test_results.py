@@ -11,14 +11,10 @@ import pytest
 from pydantic import ValidationError
 
 from mtlbench.errors import UsageError
-from mtlbench.results import (
-    RunRecord,
-    Store,
-    Weights,
-    check_writable,
-    read_record,
-    write_atomically,
-)
+from mtlbench.files import check_writable, write_atomically
+from mtlbench.runs.identity import Weights
+from mtlbench.runs.record import RunRecord, read_record
+from mtlbench.runs.store import Store
 from tests.factories import identity, record
 
 OLD_DIGEST = "95b425251181"

@@ -15,12 +15,16 @@ import pytest
 import torch
 
 import mtlbench
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.registry import SHARPNESS, Spec
-from mtlbench.results import RunRecord, Store
-from mtlbench.runner import Run, RunSpec, command, execute, prepare
-from mtlbench.sweep import unfinished
-from mtlbench.trainer import WARM_UP_STEPS, Trainer, evaluate, seeded
+from mtlbench.runs.execute import execute
+from mtlbench.runs.record import RunRecord
+from mtlbench.runs.spec import Run, RunSpec, command, prepare
+from mtlbench.runs.store import Store
+from mtlbench.runs.sweep import unfinished
+from mtlbench.training.evaluate import evaluate
+from mtlbench.training.trainer import WARM_UP_STEPS, Trainer
 from tests.toy_task import BROKEN, EPOCHS, TOY, ToyTask
 
 OBJECTIVES = ToyTask.info.objectives
@@ -227,7 +231,7 @@ def test_the_first_steps_are_not_timed(tmp_path: Path, monkeypatch: pytest.Monke
         now += 1000.0 if next(clock) in slow else 0.001
         return now
 
-    monkeypatch.setattr("mtlbench.trainer.time.perf_counter", tick)
+    monkeypatch.setattr("mtlbench.training.trainer.time.perf_counter", tick)
     record = execute(run_of(), Store(tmp_path))
     assert record.step_ms == pytest.approx(1.0)
 

@@ -13,12 +13,14 @@ from matplotlib import image
 
 from mtlbench import InputGroup
 from mtlbench.cli import main
+from mtlbench.diagnose.show import draw, opened, rows
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Picture
-from mtlbench.results import Store, read_record
-from mtlbench.runner import RunSpec, execute, prepare
-from mtlbench.show import draw, opened, rows
-from mtlbench.trainer import evaluate
+from mtlbench.runs.execute import execute
+from mtlbench.runs.record import read_record
+from mtlbench.runs.spec import RunSpec, prepare
+from mtlbench.runs.store import Store
+from mtlbench.training.evaluate import evaluate
 from tests.toy_task import SIZES, TOY, ToyTask
 
 OTHER = "multimnist"

@@ -16,14 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtlbench import standin
-from mtlbench.errors import ContractError, DataError, UsageError
-from mtlbench.standin import (
+from mtlbench.data import standin
+from mtlbench.data.standin import (
     LICENCE,
     MANIFEST,
-    Common,
     Manifest,
-    Recipe,
     cache_folder,
     cached,
     check_manifest,
@@ -32,6 +29,9 @@ from mtlbench.standin import (
     plan,
     read_manifest,
 )
+from mtlbench.data.standin.generate import MAKING
+from mtlbench.errors import ContractError, DataError, UsageError
+from mtlbench.interfaces import Common, Recipe
 from tests.toy_recipe import RECIPE, SECONDS, sample_files, write_sample
 from tests.toy_task import ToyTask
 
@@ -103,7 +103,7 @@ def test_a_script_without_a_main_guard_is_told_so(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from mtlbench.standin import generate, plan\n"
+        "from mtlbench.data.standin import generate, plan\n"
         "from tests.toy_recipe import RECIPE\n"
         f"generate(plan('toy', RECIPE), RECIPE, Path({str(tmp_path / 'data')!r}), jobs=2)\n"
     )
@@ -163,7 +163,7 @@ def test_an_interrupted_folder_is_gone_on_with(after: int, tmp_path: Path) -> No
         made(folder, breaking(after))
     assert read_manifest(folder) is None
     whole = made(tmp_path / "unbroken")
-    half = [path for path in folder.rglob("[0-9]*.npy") if standin._MAKING not in path.parts]
+    half = [path for path in folder.rglob("[0-9]*.npy") if MAKING not in path.parts]
     assert len(half) == 2 * after
     for path in half:
         assert path.read_bytes() == (tmp_path / "unbroken" / path.relative_to(folder)).read_bytes()
@@ -365,7 +365,7 @@ def test_data_is_generated_once(
     monkeypatch.setattr(standin, "cores", lambda: 1)
     samples: list[tuple[str, int]] = []
     recipe = counting(samples)
-    with caplog.at_level(logging.INFO, "mtlbench.standin"):
+    with caplog.at_level(logging.INFO, "mtlbench.data.standin"):
         folder = cached(TOY, recipe)
     assert folder.parent == tmp_path
     assert samples == plan(TOY, RECIPE).samples

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mtlbench import DivergedError, GramianMethod, InputGroup, MultiTaskModel, Stepper, UsageError
 from mtlbench.interfaces import Loss, Passes
 from mtlbench.registry import METHODS as REGISTERED
-from mtlbench.step import MAX_SKIPPED_IN_A_ROW
+from mtlbench.training.stepper import MAX_SKIPPED_IN_A_ROW
 from tests.models import (
     METHODS,
     WRAPPERS,

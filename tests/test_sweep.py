@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 
-from mtlbench.results import RunRecord, Store
-from mtlbench.runner import Run, RunSpec, execute, prepare
-from mtlbench.sweep import grid, sweep, unfinished
+from mtlbench.runs.execute import execute
+from mtlbench.runs.record import RunRecord
+from mtlbench.runs.spec import Run, RunSpec, prepare
+from mtlbench.runs.store import Store
+from mtlbench.runs.sweep import grid, sweep, unfinished
 from tests.test_runner import numbers
 from tests.toy_task import BROKEN, EPOCHS, EXIT_CODE, TOY
 

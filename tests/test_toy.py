@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from mtlbench import toy
 from mtlbench.cli import main
+from mtlbench.diagnose import toy
 
 SOLUTION = (2 / 3, 1 / 3)
 """Where the gradients of f1 and f2 cancel: 2 (x1 - 2) + x1 + 2 = 0, x2 + 1 + 2 (x2 - 1) = 0."""

@@ -13,10 +13,12 @@ import pytest
 import torch
 from torch import nn
 
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError
 from mtlbench.registry import METHODS, SHARPNESS, Spec
-from mtlbench.results import Phase
-from mtlbench.trainer import Trainer, evaluate, seeded
+from mtlbench.training.evaluate import evaluate
+from mtlbench.training.history import Phase
+from mtlbench.training.trainer import Trainer
 from tests.toy_task import EPOCHS, SIZES, ToyTask
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mtlbench.data import SPLITS
-from mtlbench.standin import Recipe
+from mtlbench.interfaces import Recipe
 
 KINDS = 3
 

@@ -19,8 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from mtlbench import Batch, InputGroup, MetricInfo, MultiTaskModel, Protocol, Task, TaskInfo
 from mtlbench.data import ArrayBatches, check_split, split_indices
-from mtlbench.interfaces import Fault, Picture
-from mtlbench.standin import Recipe
+from mtlbench.interfaces import Fault, Picture, Recipe
 from tests.toy_recipe import KINDS, RECIPE
 
 TOY = "tests.toy_task:ToyTask"

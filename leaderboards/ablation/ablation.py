@@ -13,9 +13,10 @@ import argparse
 from pathlib import Path
 
 from mtlbench.registry import TASKS
-from mtlbench.results import RunRecord, Store
-from mtlbench.runner import Run, RunSpec
-from mtlbench.sweep import grid, sweep, unfinished
+from mtlbench.runs.record import RunRecord
+from mtlbench.runs.spec import Run, RunSpec
+from mtlbench.runs.store import Store
+from mtlbench.runs.sweep import grid, sweep, unfinished
 
 HERE = Path(__file__).parent
 EPOCHS = {"multimnist": 5, "qm9": 20}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor
 
-from mtlbench.flat import FlatParameters, Move
-from mtlbench.interfaces import GradientView, Update
+from mtlbench.interfaces import GradientView, Move, Parameters, SharpnessWrapper, Update
 
 Block = tuple[slice, Tensor]
 """A segment of the parameters and a direction in it."""
@@ -29,7 +30,7 @@ class Ball:
     rho: float
     adaptive: bool = False
 
-    def moves(self, flat: FlatParameters, *blocks: Block, apart: bool = False) -> list[Move]:
+    def moves(self, flat: Parameters, *blocks: Block, apart: bool = False) -> list[Move]:
         """One perturbation over all blocks together; a direction of zero moves nothing.
 
         Args:
@@ -44,10 +45,31 @@ class Ball:
         factor = length(torch.stack([d.norm() for _, d in blocks]), self.rho)
         return [(segment, d, factor) for segment, d in blocks]
 
-    def _adaptive_moves(self, flat: FlatParameters, blocks: tuple[Block, ...]) -> list[Move]:
+    def _adaptive_moves(self, flat: Parameters, blocks: tuple[Block, ...]) -> list[Move]:
         scaled = [(segment, flat.data[segment].abs().mul_(d)) for segment, d in blocks]
         factor = length(torch.stack([d.norm() for _, d in scaled]), self.rho)
         return [(segment, d.mul_(flat.data[segment].abs()), factor) for segment, d in scaled]
+
+
+class BallWrapper(SharpnessWrapper):
+    """A wrapper that moves trunk and heads by a given length.
+
+    Args:
+        rho: length of the perturbations.
+        blocks: "joint" perturbs trunk and heads by one vector of length rho; "separate" gives the
+            trunk and each head a perturbation of length rho of its own.
+        adaptive: lengths relative to the parameters, see :class:`Ball`.
+    """
+
+    def __init__(
+        self,
+        *,
+        rho: PositiveFloat = 0.05,
+        blocks: Literal["joint", "separate"] = "joint",
+        adaptive: bool = False,
+    ) -> None:
+        super().__init__()
+        self.ball, self.apart = Ball(rho, adaptive), blocks == "separate"
 
 
 def length(direction: Tensor, rho: float) -> Tensor:

@@ -6,17 +6,20 @@ Nothing trains with it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
-from mtlbench.interfaces import Batch, Loss, WeightingMethod
-from mtlbench.model import MultiTaskModel
-from mtlbench.views import DenseView
+from mtlbench.interfaces import Batch, DenseView, Loss, MultiTaskModel, PlainStep, WeightingMethod
+
+if TYPE_CHECKING:
+    from mtlbench.methods.sharpness.samo import SAMO
 
 Named = dict[str, Tensor]
 """Parameter name to a tensor of its shape."""
@@ -190,3 +193,16 @@ def _momentum_of_zero(model: nn.Module) -> Iterator[None]:
     finally:
         for m, momentum in zip(layers, before, strict=True):
             m.momentum = momentum
+
+
+def of_samo(wrapper: SAMO) -> Mapping[str, PlainStep]:
+    """The released step with the same options."""
+    ball = wrapper.ball
+    released = partial(
+        ReleasedSAMO, rho=ball.rho, alpha=wrapper.alpha, mu=wrapper.mu, adaptive=ball.adaptive
+    )
+    return {"released": released}
+
+
+YARDSTICKS: Final[Mapping[str, Callable[[Any], Mapping[str, PlainStep]]]] = {"samo": of_samo}
+"""Other implementations of a wrapper's step, by the name of the wrapper."""

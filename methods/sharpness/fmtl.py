@@ -10,11 +10,18 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from mtlbench.errors import UsageError
-from mtlbench.flat import Move
-from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
+from mtlbench.interfaces import (
+    DenseView,
+    GradientView,
+    Move,
+    Passes,
+    PointView,
+    SharpnessInfo,
+    SharpnessWrapper,
+    StepProblem,
+    Update,
+)
 from mtlbench.methods.sharpness._ball import Ball
-from mtlbench.problem import StepProblem
-from mtlbench.views import DenseView, PlainView, ShiftedView
 
 Aggregate = Callable[[GradientView], Update]
 
@@ -89,7 +96,7 @@ class FMTL(SharpnessWrapper):
         return Update(loss_part.shared + flat_part, flat_rows.head_grads())
 
     def _flat_part(
-        self, rows: ShiftedView, here: PlainView, loss_part: Update, aggregate: Aggregate
+        self, rows: GradientView, here: PointView, loss_part: Update, aggregate: Aggregate
     ) -> Tensor:
         """The flat rows' share of the shared gradient, (P,)."""
         if self.flatness == "own":

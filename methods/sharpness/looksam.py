@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
-from mtlbench.flat import FlatParameters
-from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.methods.sharpness._ball import Ball, length, mean_gradient
-from mtlbench.problem import StepProblem
+from mtlbench.interfaces import GradientView, Parameters, Passes, SharpnessInfo, StepProblem, Update
+from mtlbench.methods.sharpness._ball import BallWrapper, length, mean_gradient
 
 Aggregate = Callable[[GradientView], Update]
 
 
-class LookSAM(SharpnessWrapper):
+class LookSAM(BallWrapper):
     r"""`"Towards Efficient and Scalable Sharpness-Aware Minimization"
     <https://arxiv.org/abs/2203.02714>`_ on the mean loss of the tasks.
 
@@ -34,11 +32,9 @@ class LookSAM(SharpnessWrapper):
     the aggregate, so that a step between costs what the method costs.
 
     Args:
-        rho: length of the perturbation.
         every: n.
         alpha: how far the steps between are bent.
-        blocks: see :class:`SAM`.
-        adaptive: lengths relative to the parameters, see :class:`Ball`.
+        common: rho, blocks and adaptive, as :class:`SAM` has them.
     """
 
     info = SharpnessInfo(name="looksam", title="LookSAM", year=2022, arxiv="2203.02714")
@@ -48,14 +44,11 @@ class LookSAM(SharpnessWrapper):
     def __init__(
         self,
         *,
-        rho: PositiveFloat = 0.05,
         every: PositiveInt = 5,
         alpha: NonNegativeFloat = 0.7,
-        blocks: Literal["joint", "separate"] = "joint",
-        adaptive: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__()
-        self.ball, self.apart = Ball(rho, adaptive), blocks == "separate"
+        super().__init__(**common)
         self.every, self.alpha = every, alpha
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self.register_buffer("orthogonal", torch.zeros(0))
@@ -82,7 +75,7 @@ class LookSAM(SharpnessWrapper):
             self._proposed[segment] = _orthogonal(g, s)
         return update
 
-    def _bent(self, flat: FlatParameters, update: Update) -> Update:
+    def _bent(self, flat: Parameters, update: Update) -> Update:
         shared, *heads = (
             d + self.alpha * d.norm() * length(v, 1.0) * v
             for d, v in zip(

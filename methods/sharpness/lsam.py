@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
-from pydantic import PositiveFloat
-
-from mtlbench.flat import Move
-from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.methods.sharpness._ball import Ball
-from mtlbench.problem import StepProblem
+from mtlbench.interfaces import GradientView, Move, Passes, SharpnessInfo, StepProblem, Update
+from mtlbench.methods.sharpness._ball import BallWrapper
 
 
-class LSAM(SharpnessWrapper):
+class LSAM(BallWrapper):
     r"""Local SAM, as compared with in `"SAMO: A Lightweight Sharpness-Aware Approach for Multi-Task
     Optimization with Joint Global-Local Perturbation" <https://arxiv.org/abs/2507.07883>`_: SAM
     for every task by itself, aggregated directly.
@@ -28,21 +23,12 @@ class LSAM(SharpnessWrapper):
         rho: length of the perturbations.
         blocks: "joint" perturbs the trunk and head k by one vector of length rho; "separate" gives
             each of the two a perturbation of length rho.
-        adaptive: lengths relative to the parameters, see :class:`Ball`.
+        adaptive: lengths relative to the parameters, see
+            :class:`~mtlbench.methods.sharpness._ball.Ball`.
     """
 
     info = SharpnessInfo(name="lsam", title="L-SAM", year=2025, arxiv="2507.07883")
     common_point = False
-
-    def __init__(
-        self,
-        *,
-        rho: PositiveFloat = 0.05,
-        blocks: Literal["joint", "separate"] = "joint",
-        adaptive: bool = False,
-    ) -> None:
-        super().__init__()
-        self.ball, self.apart = Ball(rho, adaptive), blocks == "separate"
 
     def passes(self, n_tasks: int, method: Passes) -> Passes:
         return Passes(method.forward + n_tasks, 2 * n_tasks)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.problem import StepProblem
+from mtlbench.interfaces import (
+    GradientView,
+    Passes,
+    SharpnessInfo,
+    SharpnessWrapper,
+    StepProblem,
+    Update,
+)
 
 
 class Plain(SharpnessWrapper):

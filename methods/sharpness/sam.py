@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
-from pydantic import PositiveFloat
-
-from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.methods.sharpness._ball import Ball, mean_gradient
-from mtlbench.problem import StepProblem
+from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, StepProblem, Update
+from mtlbench.methods.sharpness._ball import BallWrapper, mean_gradient
 
 
-class SAM(SharpnessWrapper):
+class SAM(BallWrapper):
     r"""Global SAM: `"Sharpness-Aware Minimization for Efficiently Improving Generalization"
     <https://arxiv.org/abs/2010.01412>`_ on the mean loss of the tasks.
 
@@ -25,20 +21,11 @@ class SAM(SharpnessWrapper):
         rho: length of the perturbation.
         blocks: "joint" perturbs trunk and heads by one vector of length rho; "separate" gives the
             trunk and each head a perturbation of length rho of its own.
-        adaptive: lengths relative to the parameters, see :class:`Ball`.
+        adaptive: lengths relative to the parameters, see
+            :class:`~mtlbench.methods.sharpness._ball.Ball`.
     """
 
     info = SharpnessInfo(name="sam", title="SAM", year=2021, arxiv="2010.01412")
-
-    def __init__(
-        self,
-        *,
-        rho: PositiveFloat = 0.05,
-        blocks: Literal["joint", "separate"] = "joint",
-        adaptive: bool = False,
-    ) -> None:
-        super().__init__()
-        self.ball, self.apart = Ball(rho, adaptive), blocks == "separate"
 
     def passes(self, n_tasks: int, method: Passes) -> Passes:
         return Passes(method.forward + 1, method.backward + 1, method.head_backward)

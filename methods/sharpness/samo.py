@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fnmatch import fnmatch
-from functools import partial
 from itertools import accumulate, compress
 from typing import Annotated, Literal
 
@@ -15,19 +14,18 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from mtlbench.errors import UsageError
-from mtlbench.flat import FlatParameters, Move
 from mtlbench.interfaces import (
     GradientView,
     Later,
+    Move,
+    Parameters,
     Passes,
-    PlainStep,
     SharpnessInfo,
     SharpnessWrapper,
+    StepProblem,
     Update,
 )
 from mtlbench.methods.sharpness._ball import Ball, mean_gradient
-from mtlbench.methods.sharpness._yardsticks import ReleasedSAMO
-from mtlbench.problem import StepProblem, evaluation_mode
 
 SIGNS = (-1, 0, 1)
 
@@ -122,16 +120,6 @@ class SAMO(SharpnessWrapper):
         backward = points if method.backward == 1 else n_tasks
         return Passes(method.forward + points + probes + here, 1 + backward)
 
-    def yardsticks(self) -> Mapping[str, PlainStep]:
-        released = partial(
-            ReleasedSAMO,
-            rho=self.ball.rho,
-            alpha=self.alpha,
-            mu=self.mu,
-            adaptive=self.ball.adaptive,
-        )
-        return {"released": released}
-
     def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
         flat, here = problem.flat, problem.view()
         mean = mean_gradient(here)
@@ -193,16 +181,16 @@ class SAMO(SharpnessWrapper):
         return torch.stack(slopes)
 
     def _mode(self, problem: StepProblem) -> AbstractContextManager[None]:
-        return evaluation_mode(problem.model) if self.probe == "eval" else nullcontext()
+        return problem.evaluation_mode() if self.probe == "eval" else nullcontext()
 
-    def _sizes(self, flat: FlatParameters, direction: Tensor) -> Tensor:
+    def _sizes(self, flat: Parameters, direction: Tensor) -> Tensor:
         """The norms that normalisation compares."""
         if self.normalize == "layer":
             return flat.layer_norms(direction)
         whole: Tensor = direction.norm()
         return whole
 
-    def _local(self, flat: FlatParameters, z: Tensor, slopes: Tensor, sizes: Tensor) -> Tensor:
+    def _local(self, flat: Parameters, z: Tensor, slopes: Tensor, sizes: Tensor) -> Tensor:
         """``1 - alpha`` times the local part; written over noise that no other task needs.
 
         Args:
@@ -237,7 +225,7 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b > 0, a / b, 0.0)
 
 
-def chosen_spans(flat: FlatParameters, layers: str) -> list[slice]:
+def chosen_spans(flat: Parameters, layers: str) -> list[slice]:
     """Where the chosen layers lie among the shared parameters; neighbours are one span.
 
     Raises:

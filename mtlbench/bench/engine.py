@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import ClassVar
 
 import torch
 from pydantic import PositiveFloat
-from rich.markup import escape
-from rich.table import Table
 
-from mtlbench.bench import command
-from mtlbench.bench.command import Device, Like, Out, PlanFile, Rounds, Seconds, Threads
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import HandWritten, Pass, passes, run_pass
-from mtlbench.bench.timing import Case, Contest, Row, measure
+from mtlbench.bench.timing import Case, Contest
 from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn, find_task
+from mtlbench.bench.yardsticks import yardsticks
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import UsageError
-from mtlbench.hardware import pick_device
 from mtlbench.registry import METHODS, SHARPNESS, baseline
-from mtlbench.trainer import seeded
 
 
 class Plain(Part):
@@ -100,8 +96,8 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
         yield Case(title, each.target, partial(_against_one_head, work))
     for entry in plan.yardsticks:
         with seeded(plan.seed):
-            yardsticks = find_task(entry.task, entry.protocol).yardsticks()
-        for name, (ours, reference) in yardsticks.items():
+            pairs = yardsticks(find_task(entry.task, entry.protocol)) or {}
+        for name, (ours, reference) in pairs.items():
             title = f"{entry.task} {entry.protocol}: {name}"
             yield Case(title, entry.target, partial(Contest, ours, [reference]))
 
@@ -140,28 +136,3 @@ def _against_one_head(build: Callable[[], Workload]) -> Contest:
     first = work.stepper(baseline(), off, every.objectives[:1])
     ours, alone = (partial(s.step, work.batch, work.loss) for s in (every, first))
     return Contest(ours, [alone])
-
-
-def engine(
-    out: Out = None,
-    plan: PlanFile = None,
-    case: Like = "*",
-    rounds: Rounds = None,
-    seconds: Seconds = None,
-    device: Device = None,
-    threads: Threads = 1,
-) -> None:
-    """Time steps against hand-written ones and their passes, networks against yardsticks."""
-    read, where = EnginePlan.read(plan).paced(rounds, seconds), pick_device(device)
-    row = partial(measure, rounds=read.rounds, seconds=read.seconds, device=where)
-    wanted = cases(read, where)
-    command.run(wanted, row, render, like=case, out=out, device=where, threads=threads)
-
-
-def render(rows: Sequence[Row]) -> Table:
-    """The table for a terminal."""
-    table = command.table("ours ms", "reference ms", "ratio", "target", "met")
-    for row in rows:
-        numbers = (f"{row.ours_ms:.4g}", f"{row.reference_ms:.4g}", f"{row.ratio:.3f}")
-        table.add_row(escape(row.case), *numbers, f"{row.target:.3f}", command.verdict(row.met))
-    return table

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench.bench.workloads import Workload
+from mtlbench.engine.problem import BatchProblem
+from mtlbench.engine.step import train_step
+from mtlbench.engine.views import Forward
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Update
-from mtlbench.problem import StepProblem
+from mtlbench.interfaces import DenseView, Update
 from mtlbench.registry import METHODS
-from mtlbench.step import Stepper, train_step
-from mtlbench.views import DenseView, Forward
+from mtlbench.training.stepper import Stepper
 
 LONGEST_PERIOD = 100
 
@@ -122,7 +123,7 @@ class Pass:
     backward: int = 0
 
 
-class TracedProblem(StepProblem):
+class TracedProblem(BatchProblem):
     """Notes its passes."""
 
     def __init__(self, *args: Any) -> None:

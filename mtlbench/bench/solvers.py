@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +11,11 @@ from typing import ClassVar, Final, Literal
 import numpy as np
 import torch
 from pydantic import PositiveFloat, PositiveInt
-from rich.markup import escape
-from rich.table import Table
 
-from mtlbench.bench import command
-from mtlbench.bench.command import Like, Out, PlanFile, Rounds, Seconds
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.timing import Case, Contest, Row, measure
-from mtlbench.gramian import Array, GramianMethod
+from mtlbench.bench.yardsticks import SolverYardsticks, yardsticks
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.registry import METHODS
 
 Family = Literal["independent", "conflicting", "scaled"]
@@ -129,7 +126,10 @@ def _duels(
 ) -> Iterator[SolverCase]:
     K = method.n_tasks
     G, losses = gramian(family, K, plan.parameters, plan.seed), np.ones(K)
-    for yardstick, solve in method.yardsticks().items():
+    others: SolverYardsticks | None = yardsticks(method)
+    if others is None:
+        return
+    for yardstick, solve in others.ways.items():
         ours, theirs = (Attempt(way, G, losses) for way in (method.solve, solve))
         demand = demands.get(yardstick)
         yield SolverCase(
@@ -138,7 +138,7 @@ def _duels(
             prepare=partial(Contest, ours, [theirs]),
             ours=ours,
             theirs=theirs,
-            gap=partial(method.gap, G, losses),
+            gap=partial(others.gap, G, losses),
             gap_target=None if demand is None else demand.gap,
         )
 
@@ -155,34 +155,3 @@ def measured(case: SolverCase, *, rounds: int, seconds: float) -> SolverRow:
         reference_gap=reference_gap,
         gap_target=case.gap_target,
     )
-
-
-def solvers(
-    out: Out = None,
-    plan: PlanFile = None,
-    case: Like = "*",
-    rounds: Rounds = None,
-    seconds: Seconds = None,
-) -> None:
-    """Time solves on the Gramian against straightforward ones, and compare what they find."""
-    read = SolversPlan.read(plan).paced(rounds, seconds)
-    row = partial(measured, rounds=read.rounds, seconds=read.seconds)
-    command.run(cases(read), row, render, like=case, out=out, device=CPU, threads=1)
-
-
-def render(rows: Sequence[SolverRow]) -> Table:
-    """The table for a terminal."""
-    headers = ("ours ms", "its ms", "faster", "wanted", "gap", "its gap", "met")
-    table = command.table(*headers)
-    for row in rows:
-        table.add_row(
-            escape(row.case),
-            f"{row.ours_ms:.4g}",
-            f"{row.reference_ms:.4g}",
-            f"{row.faster:.3g}",
-            "" if row.target is None else f"{1 / row.target:.3g}",
-            f"{row.gap:.1e}",
-            f"{row.reference_gap:.1e}",
-            command.verdict(row.met),
-        )
-    return table

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import torch
-import typer
 from pydantic import PositiveFloat, PositiveInt
-from rich.markup import escape
-from rich.table import Table
 
-from mtlbench.bench import command
-from mtlbench.bench.command import Device, Like, Out, PlanFile, Rounds, Seconds, Threads
 from mtlbench.bench.memory import peak_memory
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import passes, period
 from mtlbench.bench.timing import Call, Side, quartiles, ratio, time_rounds
 from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn
-from mtlbench.hardware import pick_device
+from mtlbench.bench.yardsticks import yardsticks
 from mtlbench.registry import METHODS, SHARPNESS, baseline
 
 
@@ -222,7 +217,7 @@ def measured(case: StepCase, *, rounds: int, seconds: float, device: torch.devic
 def _yardsticks(case: StepCase, work: Workload) -> list[Call]:
     wrapper = SHARPNESS.build(case.sharpness)
     made = []
-    for make in wrapper.yardsticks().values():
+    for make in (yardsticks(wrapper) or {}).values():
         model = work.build()
         method = METHODS.build(case.method, len(model.heads)).to(work.device)
         made.append(make(model, work.optimize(model), method, work.batch, work.loss))
@@ -235,49 +230,3 @@ def _first_steps(case: StepCase, n: int) -> None:
     stepper = work.stepper(case.method, case.sharpness)
     for _ in range(n):
         stepper.step(work.batch, work.loss)
-
-
-def step(
-    task: Annotated[list[str] | None, typer.Option(help="Instead of the plan's.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="Instead of the plan's.")] = None,
-    sharpness: Annotated[list[str] | None, typer.Option(help="Instead of the plan's.")] = None,
-    k: Annotated[
-        list[int] | None, typer.Option(min=1, help="Numbers of tasks of the made-up network.")
-    ] = None,
-    width: Annotated[
-        list[float] | None, typer.Option(help="Factors of the made-up network's widths.")
-    ] = None,
-    out: Out = None,
-    plan: PlanFile = None,
-    case: Like = "*",
-    rounds: Rounds = None,
-    seconds: Seconds = None,
-    device: Device = None,
-    threads: Threads = 1,
-) -> None:
-    """Time steps by task, method and wrapper; see how they grow with tasks and parameters."""
-    read = StepPlan.read(plan).paced(rounds, seconds)
-    read, where = read.narrowed(task, method, sharpness, k, width), pick_device(device)
-    row = partial(measured, rounds=read.rounds, seconds=read.seconds, device=where)
-    wanted = cases(read, where)
-    command.run(wanted, row, render, like=case, out=out, device=where, threads=threads)
-
-
-def render(rows: Sequence[StepRow]) -> Table:
-    """The table for a terminal."""
-    headers = ("P", "fwd", "bwd", "ms", "x base", "x passes", "MiB", "faster", "met")
-    table = command.table(*headers)
-    for row in rows:
-        table.add_row(
-            escape(row.case),
-            f"{row.n_parameters:,}",
-            f"{row.forward:g}",
-            f"{row.backward:g}",
-            f"{row.ms:.4g}",
-            f"{row.to_baseline:.2f}",
-            f"{row.to_passes:.3f}",
-            "" if row.memory_mb is None else f"{row.memory_mb:.1f}",
-            "" if row.faster is None else f"{row.faster:.2f}",
-            command.verdict(row.met),
-        )
-    return table

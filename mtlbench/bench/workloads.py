@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mtlbench.bench.plan import Part
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Batch, InputGroup, Loss, Task
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import Batch, InputGroup, Loss, MultiTaskModel, Task
 from mtlbench.registry import TASKS, Spec
-from mtlbench.step import Stepper
-from mtlbench.trainer import seeded
+from mtlbench.training.stepper import Stepper
 
 LEARNING_RATE = 1e-5  # the last round meets the same gradients as the first
 DEFAULT_OPTIMIZER = "Adam"

@@ -10,7 +10,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mtlbench.views import DenseView
+from mtlbench.interfaces import DenseView
 
 STEPS = 3
 """Length of the runs that properties are judged on: learnt weights have moved by the third step."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Claim, MethodInfo, Passes, WeightingMethod, check_update
 from mtlbench.registry import METHODS, Spec
-from mtlbench.step import Stepper
 from mtlbench.testing.claims import PROPERTIES
 from mtlbench.testing.families import (
     EXTREMES,
@@ -40,6 +39,7 @@ from mtlbench.testing.findings import (
 from mtlbench.testing.networks import batch, infinite, squared, without_gradient
 from mtlbench.testing.steps import DTYPES, EPOCH, devices, difference, resumed, snapshot
 from mtlbench.testing.trials import MethodSubject, copied, relative, step, updates, vectors
+from mtlbench.training.stepper import Stepper
 
 CLAIMS: tuple[Claim, ...] = typing.get_args(Claim)
 KS, MANY = (2, 3, 11), 40

@@ -8,8 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlbench.interfaces import Batch, GradientView, InputGroup, MethodInfo, WeightingMethod
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import (
+    Batch,
+    GradientView,
+    InputGroup,
+    MethodInfo,
+    MultiTaskModel,
+    WeightingMethod,
+)
 from mtlbench.registry import Spec
 
 WIDTH, FEATURES, OUTPUTS, ROWS = 6, 5, 2, 8

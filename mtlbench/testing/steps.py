@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtlbench.engine.problem import BatchProblem
 from mtlbench.interfaces import Passes
-from mtlbench.problem import StepProblem
 from mtlbench.registry import Spec
-from mtlbench.step import Stepper
 from mtlbench.testing.findings import global_seed, require, same
 from mtlbench.testing.networks import NETWORKS, PLAIN, batch, objectives, squared
+from mtlbench.training.stepper import Stepper
 
 DTYPES = (torch.float32, torch.float64)
 EPOCH = 10
@@ -68,11 +68,13 @@ def stepper(
     return Stepper(model, Descent(model, lr), method, sharpness, seed=seed)
 
 
-def problem(of: Stepper, *, single: bool = True, seed: int = 0, loss: Any = squared) -> StepProblem:
+def problem(
+    of: Stepper, *, single: bool = True, seed: int = 0, loss: Any = squared
+) -> BatchProblem:
     """The problem that a stepper's next step would solve."""
     K = len(of.objectives)
     groups = batch(K, seed=seed, single=single, like=of.flat.data)
-    return StepProblem(of.model, of.flat, groups, of.objectives, loss, of.generator, of.passes)
+    return BatchProblem(of.model, of.flat, groups, of.objectives, loss, of.generator, of.passes)
 
 
 def devices() -> list[str]:

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from mtlbench.data import SPLITS
+from mtlbench.engine.labels import Labels
+from mtlbench.engine.randomness import evaluation_mode
+from mtlbench.engine.step import StepReport
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Batch, InputGroup, Task, TaskInfo
-from mtlbench.labels import Labels
-from mtlbench.model import MultiTaskModel
-from mtlbench.problem import evaluation_mode
+from mtlbench.interfaces import Batch, InputGroup, MultiTaskModel, Task, TaskInfo
 from mtlbench.registry import SHARPNESS, TASKS, Spec, baseline
-from mtlbench.runner import build_task
-from mtlbench.step import Stepper, StepReport
+from mtlbench.runs.spec import build_task
 from mtlbench.testing.findings import (
     Check,
     Finding,
@@ -34,7 +33,8 @@ from mtlbench.testing.findings import (
     require,
     same,
 )
-from mtlbench.trainer import make_optimizer
+from mtlbench.training.optim import make_optimizer
+from mtlbench.training.stepper import Stepper
 
 STEPS = 30
 FEW = 3

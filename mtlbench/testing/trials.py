@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mtlbench.interfaces import MethodInfo, Update, WeightingMethod
 from mtlbench.registry import Spec
-from mtlbench.step import Stepper
 from mtlbench.testing.families import Case, KnownView
 from mtlbench.testing.steps import EPOCH, stepper
+from mtlbench.training.stepper import Stepper
 
 
 @dataclass(frozen=True)

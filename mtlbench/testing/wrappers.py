@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtlbench.engine.problem import BatchProblem
 from mtlbench.interfaces import GradientView, Passes, SharpnessInfo, SharpnessWrapper, Update
-from mtlbench.problem import StepProblem
 from mtlbench.registry import SHARPNESS, Spec
-from mtlbench.step import Stepper
 from mtlbench.testing.findings import (
     Check,
     Finding,
@@ -47,6 +46,7 @@ from mtlbench.testing.steps import (
     snapshot,
     stepper,
 )
+from mtlbench.training.stepper import Stepper
 
 KS = (1, 3)
 STEPS = 6
@@ -89,7 +89,7 @@ def check_wrapper(spec: str | Spec) -> list[Finding]:
     return findings(subject, CHECKS, lambda check: "required")
 
 
-def update(running: Stepper, of: StepProblem | None = None) -> Update:
+def update(running: Stepper, of: BatchProblem | None = None) -> Update:
     """What the wrapper makes of the stepper's next problem, or another."""
     aggregates = (method.aggregate for method in running.methods)
     return running.wrapper.update(problem(running) if of is None else of, *aggregates)

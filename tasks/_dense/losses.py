@@ -16,7 +16,8 @@ def valid_pixels(target: Tensor) -> Tensor:
 
 
 def as_labels(target: Tensor) -> Tensor:
-    """A depth or normal without a valid pixel is no label: NaN, see :mod:`mtlbench.labels`."""
+    """A depth or normal without a valid pixel is no label: NaN, see
+    :mod:`mtlbench.engine.labels`."""
     empty = ~valid_pixels(target).flatten(1).any(1)
     return target.masked_fill(empty.reshape(-1, 1, 1, 1), torch.nan) if empty.any() else target
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from torch import Tensor
-from torchmetrics import Metric
 
-from mtlbench import standin
-from mtlbench.data import ArrayBatches, check_split, refuse, split_indices
-from mtlbench.interfaces import Batch, Fault, InputGroup, Picture, Protocol, Task
-from mtlbench.model import MultiTaskModel
+from mtlbench.data import ArrayBatches, check_split, refuse, split_indices, standin
+from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, scan
 from mtlbench.tasks._dense.losses import LOSSES, as_labels
-from mtlbench.tasks._dense.meters import meter
 from mtlbench.tasks._dense.pictures import panels
 from mtlbench.tasks._nets.deeplab import deeplab
 from mtlbench.tasks._nets.mtan import mtan
 from mtlbench.tasks._nets.segnet import UnitLength, segnet
 from mtlbench.tasks._nets.unet import WIDTH, unet
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 ARCHITECTURES = ("unet", "segnet", "mtan", "deeplab")
 
@@ -119,6 +118,8 @@ class DenseTask(Task):
         return LOSSES[objective](prediction, target)
 
     def meters(self) -> Mapping[str, Metric]:
+        from mtlbench.tasks._dense.meters import meter  # slow, and needed by no training step
+
         return {m.name: meter(m.name, self.classes, legacy=self.legacy) for m in self.info.metrics}
 
     @classmethod
@@ -155,6 +156,52 @@ def _split(
         "val": train.subset(parts["val"]),
         "test": held_out.subset(test),
     }
+
+
+def protocols(
+    *, images: int, epochs: int, step: int, batch_size: int, published: Mapping[str, Any]
+) -> tuple[Protocol, Protocol]:
+    """The two protocols of a benchmark.
+
+    Args:
+        images: that ``mini`` trains on.
+        epochs: of ``mini``.
+        step: epochs of ``mini`` after which its learning rate falls.
+        batch_size: of ``paper``.
+        published: options of ``paper``.
+    """
+    mini = Protocol(
+        name="mini",
+        version=1,
+        arch="unet",
+        epochs=epochs,
+        batch_size=4,
+        lr=2e-3,
+        scheduler=("StepLR", {"step_size": step, "gamma": 0.2}),
+        options={
+            "images": {"train": images, "val": 24, "test": 60},
+            "scales": (1.0,),
+            "width": 16,
+        },
+    )
+    paper = Protocol(
+        name="paper",
+        version=1,
+        arch="segnet",
+        epochs=200,
+        batch_size=batch_size,
+        lr=1e-4,
+        scheduler=("StepLR", {"step_size": 100, "gamma": 0.5}),
+        rho=(0.001, 0.01, 0.05, 0.1),
+        average_last=10,
+        options=published,
+    )
+    return mini, paper
+
+
+def array_files(kinds: Mapping[str, Kind], folder: Path, split: str, index: int) -> Sequence[Path]:
+    """The files of one sample."""
+    return [folder / split / kind.folder / f"{index}.npy" for kind in kinds.values()]
 
 
 def write_arrays(files: Mapping[Path, Any]) -> None:

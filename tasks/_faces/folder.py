@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from mtlbench.data import SPLITS
@@ -20,12 +20,12 @@ from mtlbench.errors import DataError
 from mtlbench.hardware import cores
 from mtlbench.interfaces import Fault
 from mtlbench.tasks._faces.attributes import ATTRIBUTES
+from mtlbench.tasks._images import UNREADABLE, decode
 
 KEPT = 2**28
 """Bytes of decoded images that are kept in memory."""
 FEW = 3
 """Names that a message lists."""
-UNREADABLE = (OSError, SyntaxError, ValueError, UnidentifiedImageError)
 VALUES = {"1": 1, "-1": -1, "0": 0}
 PARTS = {str(i): i for i in range(len(SPLITS))}
 NO_PART = -1
@@ -227,20 +227,18 @@ class Photos:
         return self._kept[index]
 
     def _decoded(self, names: Sequence[str]) -> Tensor:
-        decode = partial(_decode, size=self.size)
         with ThreadPoolExecutor(cores()) as pool:
-            images = list(pool.map(decode, (self.folder / name for name in names)))
+            images = list(
+                pool.map(partial(_decode, size=self.size), map(self.folder.joinpath, names))
+            )
         return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 def _decode(path: Path, size: int) -> NDArray[np.uint8]:
-    """As torchvision's Resize, which the published code uses, has it."""
     try:
-        with Image.open(path) as image:
-            small = image.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
+        return decode(path, size)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an image ({error})") from error
-    return np.asarray(small)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -14,10 +14,10 @@ import numpy as np
 from filelock import FileLock
 
 from mtlbench.data import load_npz, refuse
+from mtlbench.data.standin import cache_folder
 from mtlbench.errors import DataError
+from mtlbench.files import check_writable, write_atomically
 from mtlbench.interfaces import Fault
-from mtlbench.results import check_writable, write_atomically
-from mtlbench.standin import cache_folder
 from mtlbench.tasks._molecules import geometric, qm9pack
 from mtlbench.tasks._molecules.arrays import (
     ARRAYS,

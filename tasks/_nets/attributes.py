@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 
 STEP = 4
 WIDTHS = ((64,), (128, 128), (256, 256), (512, 512))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 from mtlbench.errors import UsageError
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 from mtlbench.tasks._nets.segnet import finals_of
 
 FEATURES = 2048

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 
 
 def lenet(objectives: Sequence[str], classes: int, features: int) -> MultiTaskModel:

@@ -8,7 +8,7 @@ from itertools import starmap
 import torch
 from torch import Tensor, nn
 
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 from mtlbench.tasks._nets.segnet import (
     FILTERS,
     SegNet,

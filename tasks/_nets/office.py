@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 
 COLOURS = 3
 FEATURES = 512

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from mtlbench.errors import UsageError
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 
 FILTERS = (64, 128, 256, 512, 512)
 """Channels at each scale as published, from the finest to the coarsest."""

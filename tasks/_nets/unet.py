@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench.errors import UsageError
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import MultiTaskModel
 from mtlbench.tasks._nets.segnet import COLOURS, finals_of
 
 WIDTH = 16

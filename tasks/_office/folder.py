@@ -9,17 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mtlbench.data import SPLITS, refuse
 from mtlbench.errors import DataError
 from mtlbench.interfaces import Fault
+from mtlbench.tasks import _images as image
+from mtlbench.tasks._images import UNREADABLE
 
 ENDINGS = (".jpg", ".jpeg", ".png")
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 THREADS = 8
 KEPT_BYTES = 3 * 2**30
 
@@ -223,9 +222,7 @@ class Images:
 
 def decode(path: Path, side: int) -> Tensor:
     """An image file in three colours, (3, side, side) uint8."""
-    with Image.open(path) as image:
-        resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
+    return torch.from_numpy(image.decode(path, side).copy()).permute(2, 0, 1)
 
 
 def unreadable(files: Sequence[Path]) -> Iterator[Fault]:

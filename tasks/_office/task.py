@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from mtlbench.data import SPLITS, check_split
-from mtlbench.interfaces import Batch, Fault, InputGroup, Picture, Protocol, Task
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._nets.office import cnn, resnet18
 from mtlbench.tasks._office.batches import DomainBatches
 from mtlbench.tasks._office.folder import KEPT_BYTES, Images, open_folder, scan, unreadable
 from mtlbench.tasks._office.icons import icons
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 ARCHITECTURES = ("cnn", "resnet18")
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -147,6 +147,10 @@ class OfficeTask(Task):
         return cross_entropy(prediction, target)
 
     def meters(self) -> Mapping[str, Metric]:
+        from torchmetrics.classification import (
+            MulticlassAccuracy,  # slow, and needed by no training step
+        )
+
         return {
             m.name: MulticlassAccuracy(len(self.classes), average="micro", validate_args=False)
             * 100.0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,7 +10,7 @@ import torch
 import yaml
 
 from mtlbench.bench.workloads import CNN
-from mtlbench.interfaces import PlainStep, SharpnessInfo
+from mtlbench.interfaces import SharpnessInfo
 from mtlbench.methods.sharpness.none import Plain
 
 CPU = torch.device("cpu")
@@ -34,10 +32,3 @@ class Raced(Plain):
     def __init__(self, *, pause: float = 0.0) -> None:
         super().__init__()
         self.pause = pause
-
-    def yardsticks(self) -> Mapping[str, PlainStep]:
-        def make(*parts: Any) -> Callable[[], object]:
-            self.made_of.append(parts)
-            return partial(time.sleep, self.pause)
-
-        return {"sleep": make}

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from mtlbench.bench.solvers import SolversPlan, gramian
+from mtlbench.bench.yardsticks import yardsticks
 from mtlbench.cli import main
-from mtlbench.gramian import GramianMethod
+from mtlbench.engine.gramian import GramianMethod
 from mtlbench.registry import METHODS
 from tests.bench.plans import PACE, write
 
@@ -73,7 +74,7 @@ def test_default_plan_demands_what_there_is() -> None:
     for target in plan.targets:
         method = METHODS.build(target.method, target.tasks)
         assert isinstance(method, GramianMethod)
-        assert target.yardstick in method.yardsticks()
+        assert target.yardstick in yardsticks(method).ways
         assert target.tasks in plan.sizes
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mtlbench.bench.steps import StepPlan, cases
 from mtlbench.bench.workloads import cnn
+from mtlbench.bench.yardsticks import yardsticks
 from mtlbench.cli import main
 from mtlbench.registry import SHARPNESS
 from tests.bench.plans import CPU, PACE, TINY, Raced, write
@@ -87,7 +88,7 @@ def test_default_plan() -> None:
     parameters = cnn(plan.targets.network, 0, CPU).build().parameters()
     assert sum(p.numel() for p in parameters) == pytest.approx(5e6, rel=0.02)
     for target in plan.targets.cases:
-        assert SHARPNESS.build(target.sharpness).yardsticks()
+        assert yardsticks(SHARPNESS.build(target.sharpness))
 
 
 def test_bad_requests(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtlbench.gramian import Array
+from mtlbench.engine.gramian import Array
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.cagrad import CAGrad
-from mtlbench.views import DenseView
 from tests.models import assert_close, dense_view
 
 CASES = pytest.mark.parametrize(("K", "P"), [(2, 5), (3, 7), (6, 20), (5, 3)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlbench.gramian import Array
+from mtlbench.engine.gramian import Array
 from mtlbench.methods.fairgrad import FairGrad
 from tests.models import assert_close, dense_view
 from tests.reference import fair_by_root

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.famo import FAMO
-from mtlbench.views import DenseView
 
 LOSSES = torch.tensor([0.5, 1.0, 4.0])
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.graddrop import GradDrop
-from mtlbench.views import DenseView
 from tests.models import assert_close, dense_view
 
 

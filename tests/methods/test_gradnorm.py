@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.gradnorm import GradNorm
-from mtlbench.views import DenseView
 from tests.models import assert_close, dense_view, same, snapshot
 
 JACOBIAN = dense_view().jacobian() * torch.tensor([[1.0], [5.0], [0.2]])

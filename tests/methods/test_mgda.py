@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlbench.gramian import Array
+from mtlbench.engine.gramian import Array
 from mtlbench.methods.mgda import MGDA
 from tests.models import assert_close, dense_view
 from tests.reference import min_norm_by_enumeration

@@ -2,8 +2,8 @@
 
 import torch
 
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.si import SI
-from mtlbench.views import DenseView
 from tests.models import assert_close, dense_view
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.stch import STCH
-from mtlbench.views import DenseView
 from tests.models import assert_close, dense_view
 
 NADIR = torch.tensor([2.0, 0.5, 3.0])

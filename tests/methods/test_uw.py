@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.uw import UW
-from mtlbench.views import DenseView
 from tests.models import make_stepper, mse, single_batch, tiny_model
 
 LOSSES = torch.tensor([0.5, 1.0, 4.0])

@@ -14,19 +14,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mtlbench import standin
+from mtlbench.data import standin
+from mtlbench.data.standin import check_manifest, generate, plan
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
-from mtlbench.interfaces import InputGroup, Protocol
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import InputGroup, MultiTaskModel, Protocol
 from mtlbench.registry import TASKS, Spec
-from mtlbench.results import Scores
-from mtlbench.standin import check_manifest, generate, plan
-from mtlbench.step import Stepper
 from mtlbench.tasks._faces import ATTRIBUTES, attributes_of
 from mtlbench.tasks._faces import folder as folder_module
+from mtlbench.tasks._faces.meters import METERS
 from mtlbench.tasks._nets.attributes import LogitHeads, deep
-from mtlbench.tasks.celeba import FIRST, METERS, BinaryCrossEntropy, CelebA
-from mtlbench.trainer import Trainer, evaluate, seeded
+from mtlbench.tasks.celeba import FIRST, BinaryCrossEntropy, CelebA
+from mtlbench.training.evaluate import evaluate
+from mtlbench.training.history import Scores
+from mtlbench.training.stepper import Stepper
+from mtlbench.training.trainer import Trainer
 
 MINI, PAPER = CelebA.info.protocols
 RECIPE = CelebA.recipe

@@ -19,18 +19,20 @@ from torch.nn import Conv2d
 from torch.nn import functional as F
 from torchmetrics import Metric
 
-from mtlbench import standin
+from mtlbench.data import standin
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.interfaces import Batch, InputGroup, Protocol
 from mtlbench.registry import TASKS, Spec
-from mtlbench.step import Stepper
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.losses import depth_loss, normal_loss, segmentation_loss
 from mtlbench.tasks._dense.meters import BIN, MedianAngle, PixelMean, angles, meter
 from mtlbench.tasks._dense.task import DenseTask
 from mtlbench.tasks.cityscapes import INVERSE_METRES, NEAREST, Cityscapes
 from mtlbench.tasks.nyuv2 import NYUv2
-from mtlbench.trainer import Trainer, evaluate, seeded
+from mtlbench.training.evaluate import evaluate
+from mtlbench.training.stepper import Stepper
+from mtlbench.training.trainer import Trainer
 
 Array = NDArray[Any]
 TASK_CLASSES = (Cityscapes, NYUv2)

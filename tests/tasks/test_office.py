@@ -21,9 +21,9 @@ from torchvision.transforms.functional import resize
 
 from mtlbench import InputGroup, MultiTaskModel, Stepper
 from mtlbench.data import SPLITS
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.interfaces import Batch, Protocol
-from mtlbench.model import load_trunk
 from mtlbench.registry import Spec
 from mtlbench.tasks._nets.office import cnn
 from mtlbench.tasks._office.batches import DomainBatches
@@ -39,7 +39,9 @@ from mtlbench.tasks._office.icons import (
 from mtlbench.tasks._office.task import MEAN, STD, OfficeTask
 from mtlbench.tasks.office31 import Office31
 from mtlbench.tasks.office_home import OfficeHome
-from mtlbench.trainer import Trainer, evaluate, seeded
+from mtlbench.training.evaluate import evaluate
+from mtlbench.training.trainer import Trainer
+from mtlbench.training.weights import load_trunk
 
 TASK_CLASSES = (OfficeHome, Office31)
 CLASSES = ("Bike", "Desk_Lamp", "Mug")

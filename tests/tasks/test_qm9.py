@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from mtlbench.errors import DataError, UsageError
-from mtlbench.interfaces import InputGroup
-from mtlbench.model import MultiTaskModel
+from mtlbench.interfaces import InputGroup, MultiTaskModel
 from mtlbench.tasks._molecules.arrays import ARRAYS
 from mtlbench.tasks._nets.nnconv import (
     MPNN,

@@ -1,0 +1,229 @@
+"""``mtlbench bench engine | solvers | step``: what the library's own work costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
+
+import typer
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from mtlbench.cli.terminal import console, say
+from mtlbench.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mtlbench.bench.solvers import SolverRow
+    from mtlbench.bench.steps import StepRow
+    from mtlbench.bench.timing import Row
+
+bench_app = typer.Typer(help="Measure what the library's own work costs.", no_args_is_help=True)
+
+
+Out = Annotated[Path | None, typer.Option(help="CSV file to write.")]
+PlanFile = Annotated[Path | None, typer.Option(help="YAML file instead of the default.")]
+Like = Annotated[str, typer.Option(help="Only cases like this: 'cnn*: *'.")]
+Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")]
+Seconds = Annotated[float | None, typer.Option(help="Instead of the plan's.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the fastest there is.")]
+Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
+
+
+@bench_app.command()
+def engine(
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """Time steps against hand-written ones and their passes, networks against yardsticks."""
+    from mtlbench.bench.engine import EnginePlan, cases
+    from mtlbench.bench.timing import measure
+    from mtlbench.hardware import pick_device
+
+    read, where = EnginePlan.read(plan).paced(rounds, seconds), pick_device(device)
+    row = partial(measure, rounds=read.rounds, seconds=read.seconds, device=where)
+    wanted = cases(read, where)
+    _run(wanted, row, _engine_table, like=case, out=out, device=where, threads=threads)
+
+
+def _engine_table(rows: Sequence[Row]) -> Table:
+    """The table for a terminal."""
+    printed = _table("ours ms", "reference ms", "ratio", "target", "met")
+    for row in rows:
+        numbers = (f"{row.ours_ms:.4g}", f"{row.reference_ms:.4g}", f"{row.ratio:.3f}")
+        printed.add_row(escape(row.case), *numbers, f"{row.target:.3f}", _verdict(row.met))
+    return printed
+
+
+@bench_app.command()
+def solvers(
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+) -> None:
+    """Time solves on the Gramian against straightforward ones, and compare what they find."""
+    from mtlbench.bench.solvers import CPU, SolversPlan, cases, measured
+
+    read = SolversPlan.read(plan).paced(rounds, seconds)
+    row = partial(measured, rounds=read.rounds, seconds=read.seconds)
+    _run(cases(read), row, _solver_table, like=case, out=out, device=CPU, threads=1)
+
+
+def _solver_table(rows: Sequence[SolverRow]) -> Table:
+    """The table for a terminal."""
+    headers = ("ours ms", "its ms", "faster", "wanted", "gap", "its gap", "met")
+    printed = _table(*headers)
+    for row in rows:
+        printed.add_row(
+            escape(row.case),
+            f"{row.ours_ms:.4g}",
+            f"{row.reference_ms:.4g}",
+            f"{row.faster:.3g}",
+            "" if row.target is None else f"{1 / row.target:.3g}",
+            f"{row.gap:.1e}",
+            f"{row.reference_gap:.1e}",
+            _verdict(row.met),
+        )
+    return printed
+
+
+@bench_app.command()
+def step(
+    task: Annotated[list[str] | None, typer.Option(help="Instead of the plan's.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="Instead of the plan's.")] = None,
+    sharpness: Annotated[list[str] | None, typer.Option(help="Instead of the plan's.")] = None,
+    k: Annotated[
+        list[int] | None, typer.Option(min=1, help="Numbers of tasks of the made-up network.")
+    ] = None,
+    width: Annotated[
+        list[float] | None, typer.Option(help="Factors of the made-up network's widths.")
+    ] = None,
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """Time steps by task, method and wrapper; see how they grow with tasks and parameters."""
+    from mtlbench.bench.steps import StepPlan, cases, measured
+    from mtlbench.hardware import pick_device
+
+    read = StepPlan.read(plan).paced(rounds, seconds)
+    read, where = read.narrowed(task, method, sharpness, k, width), pick_device(device)
+    row = partial(measured, rounds=read.rounds, seconds=read.seconds, device=where)
+    wanted = cases(read, where)
+    _run(wanted, row, _step_table, like=case, out=out, device=where, threads=threads)
+
+
+def _step_table(rows: Sequence[StepRow]) -> Table:
+    """The table for a terminal."""
+    headers = ("P", "fwd", "bwd", "ms", "x base", "x passes", "MiB", "faster", "met")
+    printed = _table(*headers)
+    for row in rows:
+        printed.add_row(
+            escape(row.case),
+            f"{row.n_parameters:,}",
+            f"{row.forward:g}",
+            f"{row.backward:g}",
+            f"{row.ms:.4g}",
+            f"{row.to_baseline:.2f}",
+            f"{row.to_passes:.3f}",
+            "" if row.memory_mb is None else f"{row.memory_mb:.1f}",
+            "" if row.faster is None else f"{row.faster:.2f}",
+            _verdict(row.met),
+        )
+    return printed
+
+
+# ------------------------------------------------------------------------------------ all of them
+
+
+class Named(Protocol):
+    """Anything that can be chosen by its name."""
+
+    @property
+    def name(self) -> str:
+        """Unique."""
+
+
+C = TypeVar("C", bound=Named)
+R = TypeVar("R")
+
+
+def _run(
+    cases: Iterable[C],
+    row: Callable[[C], R],
+    render: Callable[[list[R]], Table],
+    *,
+    like: str,
+    out: Path | None,
+    device: torch.device,
+    threads: int,
+) -> None:
+    """Measure cases one by one, print them as a table and write them as a CSV file.
+
+    Args:
+        cases: in the order of the table.
+        row: measures a case.
+        render: makes a table of all rows.
+        like: pattern of the names of the wanted cases.
+        out: CSV file, if one is wanted.
+        device: named in the caption.
+        threads: torch threads while cases are measured.
+
+    Raises:
+        UsageError: no case has a name like that, or ``out`` cannot be written.
+    """
+    import pandas as pd
+    import torch
+
+    from mtlbench.files import check_writable, write_csv
+    from mtlbench.hardware import describe
+
+    if out is not None:
+        check_writable(out.parent)
+    chosen = [case for case in cases if fnmatch(case.name, like)]
+    if not chosen:
+        raise UsageError(f"no case is like {like!r}")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        shown = track(chosen, "cases", console=console, disable=not console.is_terminal)
+        rows = [row(case) for case in shown]
+    finally:
+        torch.set_num_threads(before)
+    printed = render(rows)
+    printed.caption = f"{describe(device)}, {threads} thread(s), torch {torch.__version__}"
+    printed.caption_justify = "left"
+    console.print(printed)
+    if out is not None:
+        frame: Any = pd.DataFrame(rows)
+        write_csv(frame, out)
+        say(f"wrote {out}")
+
+
+def _table(*numbers: str) -> Table:
+    """An empty table: the case, and columns of numbers."""
+    empty = Table("case")
+    for header in numbers:
+        empty.add_column(header, justify="right", no_wrap=True)
+    return empty
+
+
+def _verdict(met: bool | None) -> str:
+    """A cell of the last column."""
+    return {None: "", True: "yes", False: "[red]NO[/red]"}[met]

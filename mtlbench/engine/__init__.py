@@ -1,0 +1,1 @@
+"""One training step: movable parameters, gradients on demand, the update."""

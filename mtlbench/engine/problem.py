@@ -1,0 +1,217 @@
+"""The optimisation problem of one training step: a fixed batch, fixed randomness and movable
+parameters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
+from torch.utils._pytree import tree_leaves, tree_map
+
+from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.labels import Labels
+from mtlbench.engine.randomness import Randomness, evaluation_mode, frozen_statistics
+from mtlbench.engine.views import Forward, JointView, PlainView, ShiftedView
+from mtlbench.errors import UsageError
+from mtlbench.interfaces import (
+    Batch,
+    JointLoss,
+    Loss,
+    Move,
+    MultiTaskModel,
+    Passes,
+    PointView,
+    StepProblem,
+)
+
+
+class BatchProblem(StepProblem):
+    """Losses of one batch as a function of the parameters.
+
+    A task without a label in the batch takes no part: the problem is that of the others. Examples
+    without a label are left out of their task's loss, see :func:`~mtlbench.engine.labels.labelled`.
+
+    The first forward pass is the real one: it updates normalisation statistics and advances the
+    random number generator. Later ones leave the statistics alone and draw the same numbers again
+    (dropout), so that all of them evaluate one function.
+
+    Args:
+        model: the network.
+        flat: its parameters.
+        batch: one or more input groups, with a target for each objective that takes part.
+        objectives: the K task names.
+        loss: ``loss(objective, prediction, target)``.
+        generator: source of perturbation noise, on the parameters' device.
+        passes: counters to add to.
+
+    Raises:
+        UsageError: a target belongs to no head of the model, or two to the same.
+    """
+
+    def __init__(
+        self,
+        model: MultiTaskModel,
+        flat: FlatParameters,
+        batch: Batch,
+        objectives: Sequence[str],
+        loss: Loss,
+        generator: torch.Generator,
+        passes: Passes | None = None,
+    ) -> None:
+        self.model, self.batch = model, batch
+        self.flat: FlatParameters = flat
+        self.loss, self.generator = loss, generator
+        self.passes = Passes() if passes is None else passes
+        targets = _targets(batch, model)
+        self.labels = Labels({name: targets[name] for name in objectives if name in targets})
+        tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
+        self.objectives = [objectives[k] for k in tasks]
+        """The tasks that take part."""
+        self._randomness = Randomness(flat.data.device)
+        self._first = True
+        self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
+        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self.first_losses: Tensor | None = None
+        """Losses (K,) of the first view: at the unperturbed point, before the step."""
+        flat.begin_step(tasks)
+
+    def losses(self, only: Sequence[str] | None = None) -> Tensor:
+        """Losses of ``only`` (all by default), with their graph; other heads do not run."""
+        return self.forward(only).losses
+
+    def forward(self, only: Sequence[str] | None = None) -> Forward:
+        """One forward pass of every input group that a wanted objective needs."""
+        wanted = self.objectives if only is None else list(only)
+        losses: list[Tensor] = []
+        order: list[str] = []
+        features: dict[str, list[Tensor]] = {}
+        opaque = False
+        with self._one_function():
+            for index, group in enumerate(self.batch):
+                names = [name for name in wanted if name in group.targets]
+                if not names:
+                    continue
+                self.passes.forward += 1
+                self._randomness.enter(index)
+                trunk = tree_map(_alias, self.model.shared(group.inputs))
+                opaque = opaque or not all(map(_plain, tree_leaves(trunk)))
+                before_head = partial(self._randomness.enter, index)
+                outputs = self.model.predict(trunk, names, before_head)
+                known = self.labels.pick_all(outputs, group.targets)
+                losses.append(self._losses(*known))
+                order += names
+                features |= dict.fromkeys(names, _differentiable(trunk))
+        found = torch.cat(losses) if len(losses) > 1 else losses[0]
+        if order != wanted:
+            found = found[[order.index(name) for name in wanted]]
+        return Forward(found, [features[name] for name in wanted], opaque)
+
+    def _losses(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
+        """Losses (K',), in the order of ``predictions``."""
+        if isinstance(self.loss, JointLoss):
+            return self.loss.together(predictions, targets)
+        return torch.stack([self.loss(name, p, targets[name]) for name, p in predictions.items()])
+
+    def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
+        """Gradients at the present point.
+
+        Args:
+            losses: what the view shows as its losses; those of the present point by default. A
+                wrapper that has moved the parameters passes the losses of the unperturbed point.
+            keep: whether the view answers further questions after :meth:`GradientView.combine`
+                without another forward pass, at the price of its graph's memory.
+
+        Raises:
+            NonFiniteError: a loss is NaN or infinite.
+        """
+        return PlainView(self, losses, keep=keep)
+
+    def view_at(
+        self,
+        losses: Tensor,
+        move: Callable[[int], Sequence[Move]],
+        base: PointView | None = None,
+    ) -> ShiftedView:
+        """Gradients each taken at a point of its own.
+
+        Args:
+            losses: losses at the unperturbed point, (K,).
+            move: task index to the displacement of that task's point; called once a task, when it
+                is needed.
+            base: a view whose rows are subtracted from those of the shared parameters.
+        """
+        return ShiftedView(self, losses, move, base)
+
+    def view_at_points(
+        self,
+        losses: Tensor,
+        points: Sequence[Sequence[int]],
+        move: Callable[[int], Sequence[Move]],
+    ) -> JointView:
+        """Gradients at points that have several tasks each.
+
+        Args:
+            losses: losses at the unperturbed point, (K,).
+            points: the tasks of each point; every task has one.
+            move: index of a point to the displacement that leads there; called once a point, when
+                it is needed.
+        """
+        return JointView(self, losses, move, points)
+
+    def evaluation_mode(self) -> AbstractContextManager[None]:
+        """The network in evaluation mode within, every module in its own again afterwards."""
+        return evaluation_mode(self.model)
+
+    @torch.no_grad()
+    def evaluate(self, only: Sequence[str] | None = None) -> Tensor:
+        """Losses at the present point, without a graph."""
+        return self.losses(only)
+
+    def undo_statistics(self) -> None:
+        """Running statistics of normalisation as before the step, for a step that is skipped."""
+        for buffer, before in self._statistics:
+            buffer.copy_(before)
+
+    @contextmanager
+    def _one_function(self) -> Iterator[None]:
+        if self._first:
+            self._first = False
+            self._statistics = [(b, b.clone()) for m in self._layers for b in m.buffers()]
+            yield
+            self._randomness.settle()
+            return
+        with frozen_statistics(self._layers), self._randomness.replayed():
+            yield
+
+
+def _targets(batch: Batch, model: MultiTaskModel) -> dict[str, Tensor]:
+    """The batch's targets by objective."""
+    found = Counter(name for group in batch for name in group.targets)
+    unknown = [name for name in found if name not in model.heads]
+    if unknown:
+        heads = ", ".join(model.heads)
+        raise UsageError(f"a target for {', '.join(unknown)}, which is no head: {heads}")
+    double = [name for name, count in found.items() if count > 1]
+    if double:
+        raise UsageError(f"two groups of the batch have a target for {', '.join(double)}")
+    return {name: target for group in batch for name, target in group.targets.items()}
+
+
+def _alias(leaf: Any) -> Any:
+    """A trunk output as the heads see it, apart from others that the trunk computes from it."""
+    return leaf.view_as(leaf) if isinstance(leaf, Tensor) and leaf.requires_grad else leaf
+
+
+def _plain(leaf: Any) -> bool:
+    return leaf is None or isinstance(leaf, Tensor | int | float | str)
+
+
+def _differentiable(structure: Any) -> list[Tensor]:
+    leaves = tree_leaves(structure)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]

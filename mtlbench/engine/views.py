@@ -1,0 +1,271 @@
+"""Views of a step's gradients: at one point, or each at a point of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.rows import GradientRows
+from mtlbench.errors import UsageError
+from mtlbench.interfaces import GradientView, HeadPolicy, Move, Passes, PointView, Update
+from mtlbench.interfaces.gradients import product, scaled
+
+
+class NonFiniteError(ArithmeticError):
+    """A loss of the step is NaN or infinite: there is nothing to learn from it."""
+
+
+@dataclass
+class Forward:
+    """Losses (K',) with their graph, and for each of them the trunk's output tensors."""
+
+    losses: Tensor
+    features: list[list[Tensor]]
+    opaque: bool
+    """Whether an output of the trunk hides its tensors (it is no tensor, sequence or mapping)."""
+
+
+class Source(Protocol):
+    """The problem whose gradients are viewed."""
+
+    flat: FlatParameters
+    generator: torch.Generator
+    passes: Passes
+    objectives: Sequence[str]
+    first_losses: Tensor | None
+
+    def forward(self, only: Sequence[str] | None = None) -> Forward:
+        """A forward pass of these objectives, by default of all."""
+
+    def losses(self, only: Sequence[str] | None = None) -> Tensor:
+        """Their losses alone."""
+
+
+class PlainView(PointView):
+    """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
+
+    def __init__(
+        self, problem: Source, losses: Tensor | None = None, *, keep: bool = False
+    ) -> None:
+        self._problem, self._point, self._keep = problem, problem.flat.point, keep
+        self._graph: Forward | None = problem.forward()
+        self._opaque = self._graph.opaque
+        here = self._graph.losses.detach()
+        if not torch.isfinite(here).all():
+            raise NonFiniteError(_name_non_finite(problem.objectives, here))
+        if problem.first_losses is None:
+            problem.first_losses = here
+        self.losses = here if losses is None else losses
+        self.generator = problem.generator
+        self._rows: GradientRows | None = None
+        self._one: GradientRows | None = None
+        self._in_one = -1
+        self._representation: tuple[Tensor, list[Tensor]] | None = None
+
+    def _take_graph(self, *, keep: bool) -> Forward:
+        """The forward pass; made again if an earlier question has used it up."""
+        if self._problem.flat.point != self._point:
+            raise RuntimeError("a gradient view was used after the parameters left its point")
+        graph = self._problem.forward() if self._graph is None else self._graph
+        self._graph = graph if keep or self._keep else None
+        return graph
+
+    def _dense(self) -> GradientRows:
+        if self._rows is None:
+            K = self.n_tasks
+            rows, losses = self._problem.flat.rows(K), self._take_graph(keep=False).losses
+            for k in range(K):
+                rows.bind(k)
+                losses[k].backward(retain_graph=k < K - 1)
+            self._problem.passes.backward += K
+            self._rows, self._graph = rows, None
+        return self._rows
+
+    def row(self, k: int) -> tuple[Tensor, Tensor]:
+        """Gradient of loss k alone, (P,), and of its head: one backward pass, in a buffer that the
+        next row overwrites; no pass where the Jacobian is known."""
+        if self._rows is not None:
+            return self._rows.rows[k], self._rows.heads[k]
+        if self._one is None:
+            self._one = self._problem.flat.rows(1)
+        if self._in_one != k:
+            self._one.zero_().bind()
+            self._take_graph(keep=True).losses[k].backward(retain_graph=True)
+            self._problem.passes.backward += 1
+            self._in_one = k
+        return self._one.rows[0], self._one.heads[k]
+
+    def _at_representation(self) -> tuple[Tensor, list[Tensor]]:
+        """``(K, R)`` gradients at the trunk's output, and the heads' gradients."""
+        if self._opaque:
+            raise UsageError(
+                "the trunk's output hides its tensors (it is no tensor, sequence or mapping); "
+                "use at='shared'"
+            )
+        if self._representation is None:
+            graph, flat = self._take_graph(keep=True), self._problem.flat
+            known = {id(t): t for tensors in graph.features for t in tensors}
+            rows, heads = [], []
+            for k, params in enumerate(flat.head_params):
+                features = graph.features[k]
+                grads = torch.autograd.grad(
+                    graph.losses[k], [*features, *params], retain_graph=True, materialize_grads=True
+                )
+                own = {id(t): g for t, g in zip(features, grads, strict=False)}
+                parts = [own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()]
+                rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
+                pieces = [g.flatten() for g in grads[len(features) :]]
+                heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
+            self._problem.passes.head_backward += self.n_tasks
+            self._representation = torch.stack(rows), heads
+        return self._representation
+
+    def jacobian(self) -> Tensor:
+        return self._dense().jacobian
+
+    def head_grads(self) -> Sequence[Tensor]:
+        if self._rows is None and self._representation is not None:
+            return self._representation[1]
+        return self._dense().heads
+
+    def representation_jacobian(self) -> Tensor:
+        return self._at_representation()[0]
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        w, flat = weights.detach(), self._problem.flat
+        if self._rows is not None:
+            return product(w, self._rows.jacobian, self._rows.heads, heads)
+        visible = flat.trunk_only and not self._opaque
+        if visible and (heads == "unit" or self._representation is not None):
+            return self._combine_at_representation(w, heads)
+        if heads == "unit" and bool((w != 1).any()):
+            return product(w, self.jacobian(), self.head_grads(), heads)
+        rows = flat.rows(1)
+        rows.bind()
+        total = (w * self._take_graph(keep=False).losses).sum()
+        total.backward(retain_graph=self._keep)
+        self._problem.passes.backward += 1
+        return Update(rows.rows[0], rows.heads, w)
+
+    def _combine_at_representation(self, w: Tensor, heads: HeadPolicy) -> Update:
+        """Head gradients one by one, then a single backward pass through the trunk."""
+        at_output, own = self._at_representation()
+        graph = self._take_graph(keep=False)
+        features = list({id(t): t for tensors in graph.features for t in tensors}.values())
+        pieces = (w @ at_output).split([t.numel() for t in features])
+        rows = self._problem.flat.rows(1)
+        rows.bind()
+        torch.autograd.backward(
+            features,
+            [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)],
+            retain_graph=self._keep,
+        )
+        self._problem.passes.backward += 1
+        return Update(rows.rows[0], scaled(own, w, heads), w)
+
+
+class ShiftedView(GradientView):
+    """Row k is the gradient of loss k where ``move(k)`` leads, less the gradient that ``base`` has
+    of it, if there is one; kept only if asked for."""
+
+    def __init__(
+        self,
+        problem: Source,
+        losses: Tensor,
+        move: Callable[[int], Sequence[Move]],
+        base: PointView | None = None,
+    ) -> None:
+        self._problem, self._move, self._base = problem, move, base
+        self.losses, self.generator = losses, problem.generator
+        self._points: Sequence[Sequence[int]] = [[k] for k in range(self.n_tasks)]
+        self._rows: GradientRows | None = None
+        self._heads: Sequence[Tensor] | None = None
+
+    @contextmanager
+    def _at(self, point: int) -> Iterator[Tensor]:
+        """Losses of the point's tasks there, with their graph."""
+        problem = self._problem
+        with problem.flat.shifted(*self._move(point)):
+            yield problem.losses([problem.objectives[k] for k in self._points[point]])
+
+    def _differentiate(self, point: int, rows: GradientRows, row: int | None = None) -> None:
+        """Add row k to ``rows.rows[k]``, or to ``row`` of them, and its head's gradient to
+        ``rows.heads[k]``, for the point's tasks."""
+        tasks = self._points[point]
+        with self._at(point) as losses:
+            for k, loss in zip(tasks, losses, strict=True):
+                rows.bind(k if row is None else row)
+                if losses.requires_grad:
+                    loss.backward(retain_graph=k != tasks[-1])
+        self._problem.passes.backward += len(tasks)
+        if self._base is not None:
+            for k in tasks:
+                rows.rows[k if row is None else row].sub_(self._base.row(k)[0])
+
+    def _dense(self) -> GradientRows:
+        if self._rows is None:
+            rows = self._problem.flat.rows(self.n_tasks)
+            for point in range(len(self._points)):
+                self._differentiate(point, rows)
+            self._rows, self._heads = rows, rows.heads
+        return self._rows
+
+    def jacobian(self) -> Tensor:
+        return self._dense().jacobian
+
+    def head_grads(self) -> Sequence[Tensor]:
+        return self._dense().heads if self._heads is None else self._heads
+
+    def representation_jacobian(self) -> Tensor:
+        raise UsageError("gradients at K points have no common trunk output; use at='shared'")
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        w = weights.detach()
+        if self._rows is not None:
+            return product(w, self._rows.jacobian, self._rows.heads, heads)
+        one, total = self._problem.flat.rows(1), self._problem.flat.rows(1).rows[0]
+        for k in range(self.n_tasks):
+            one.rows[0].zero_()
+            self._differentiate(k, one, 0)
+            total.addcmul_(one.rows[0], w[k])
+        self._heads = one.heads
+        return Update(total, scaled(one.heads, w, heads), w)
+
+
+class JointView(ShiftedView):
+    """A :class:`ShiftedView` whose points are those of several tasks each: a forward pass a point,
+    and under :meth:`combine` a backward pass a point."""
+
+    def __init__(
+        self,
+        problem: Source,
+        losses: Tensor,
+        move: Callable[[int], Sequence[Move]],
+        points: Sequence[Sequence[int]],
+    ) -> None:
+        super().__init__(problem, losses, move)
+        self._points = points
+
+    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
+        w = weights.detach()
+        if self._rows is not None or (heads == "unit" and bool((w != 1).any())):
+            return product(w, self.jacobian(), self.head_grads(), heads)
+        rows = self._problem.flat.rows(1)
+        for point, tasks in enumerate(self._points):
+            with self._at(point) as losses:
+                rows.bind()
+                if losses.requires_grad:
+                    (w[list(tasks)] * losses).sum().backward()
+            self._problem.passes.backward += 1
+        return Update(rows.rows[0], rows.heads, w)
+
+
+def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:
+    bad = [f"{n} = {v}" for n, v in zip(objectives, losses.tolist(), strict=True) if v - v != 0]
+    return f"non-finite loss: {', '.join(bad)}"

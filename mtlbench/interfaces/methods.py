@@ -1,0 +1,122 @@
+"""Weighting methods: how the K gradients become one."""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from mtlbench.interfaces.gradients import (
+    GradientView,
+    GramianPoint,
+    HeadPolicy,
+    Passes,
+    Update,
+    check_vector,
+)
+from mtlbench.interfaces.options import Stateful
+
+Claim = Literal[
+    "permutation", "scaling", "row-scaling", "identical", "simplex", "non-conflict", "stationarity"
+]
+"""A property that a method may claim, and is then held to by ``mtlbench check``:
+
+- ``permutation``: the order of the tasks does not matter,
+- ``scaling``: c J yields c times the update of J,
+- ``row-scaling``: the lengths of the rows of J do not change the update's direction,
+- ``identical``: K identical tasks yield what ``MethodInfo.scale`` says, to the length,
+- ``simplex``: weights are at least 0 and sum to 1,
+- ``non-conflict``: no task's loss grows, to first order,
+- ``stationarity``: the update is not zero where a direction lowers all losses.
+"""
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a weighting method declares about itself.
+
+    Args:
+        name: registry name, the file's name.
+        title: name in tables, as in the paper.
+        year: of the first publication.
+        arxiv: arXiv identifier, empty if there is none.
+        head_policy: ``"weighted"`` if head k gets ``w_k`` times its gradient, ``"unit"`` if the
+            gradient itself.
+        scale: what K identical tasks with gradient g yield: ``"sum"`` K g, ``"mean"`` g, ``"own"``
+            neither.
+        role: ``"reference"`` trains each task alone (delta-m is measured against it),
+            ``"baseline"`` is the method that run times are compared with, everything else is a
+            ``"method"``.
+        backwards: backward passes a step, without a wrapper.
+        extra_forwards: forward passes a step beyond the first.
+        claims: what ``mtlbench check`` holds the method to, with its default options.
+    """
+
+    name: str
+    title: str
+    year: int
+    arxiv: str = ""
+    head_policy: HeadPolicy = "weighted"
+    scale: Literal["sum", "mean", "own"] = "own"
+    role: Literal["method", "baseline", "reference"] = "method"
+    backwards: Literal["one", "per-task"] = "one"
+    extra_forwards: int = 0
+    claims: tuple[Claim, ...] = ()
+
+    def passes(self, n_tasks: int) -> Passes:
+        """What a step costs without a wrapper, on inputs that all tasks share."""
+        return Passes(1 + self.extra_forwards, 1 if self.backwards == "one" else n_tasks)
+
+
+class WeightingMethod(Stateful, ABC):
+    """Turns the K task gradients of a step into one update.
+
+    Most methods override :meth:`weights` only. ``aggregate`` may run any number of times a step
+    (not at all, or once for each gradient family of a wrapper); state advances in
+    :meth:`after_step` and nowhere else.
+
+    What it knows of each task it keeps in parameters or buffers whose first dimension is K, or the
+    first two. On a step in which some tasks have no label it is a method of the others, with their
+    entries alone: ``n_tasks`` may differ from step to step.
+
+    Args:
+        n_tasks: K.
+    """
+
+    info: ClassVar[MethodInfo]
+    at: GramianPoint = "shared"
+    """Where the gradients are taken that the weights are solved from."""
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__()
+        self.n_tasks = n_tasks
+
+    def weights(self, view: GradientView) -> Tensor:
+        """Task weights (K,), detached."""
+        raise NotImplementedError(
+            f"{type(self).__name__} defines neither weights() nor aggregate()"
+        )
+
+    def aggregate(self, view: GradientView) -> Update:
+        """The update; one task alone needs no weighting and is plain descent.
+
+        Raises:
+            ContractError: the weights are not K numbers without a graph.
+        """
+        weights = torch.ones_like(view.losses) if view.n_tasks == 1 else self.weights(view)
+        check_vector(f"{self.info.name}: weights() must return", weights, view.losses.shape)
+        return view.combine(weights, self.info.head_policy)
+
+    def after_step(self, evaluate: Callable[[], Tensor]) -> None:
+        """Advance the state. ``evaluate()`` returns the same batch's losses (K,) after the step."""
+
+    def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
+        """See the epoch's mean training losses (K,); NaN for a task that had no label in it."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers worth a place in a run's record (fallbacks of a solver, ...)."""
+        return {}

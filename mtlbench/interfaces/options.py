@@ -1,0 +1,53 @@
+"""How a class declares its options, and what travels with a module's state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, validate_call
+from torch import nn
+from torch.optim import Optimizer
+
+
+class Checked:
+    """Constructors check their arguments against their annotations (``PositiveFloat``, ...)."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            check = validate_call(
+                config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+            )
+            cls.__init__ = check(cls.__init__)  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class Later:
+    """Marks an option that came when there were runs already, as ``Annotated[bool, Later()]``.
+
+    At its default, which has to be what was done before, it is no part of a run's identity: runs
+    without it and with it are the same.
+    """
+
+
+class Stateful(Checked, nn.Module):
+    """A module whose optimizers travel with its ``state_dict``."""
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """States of the optimizers that a method holds as attributes."""
+        return {k: v.state_dict() for k, v in vars(self).items() if isinstance(v, Optimizer)}
+
+    def set_extra_state(self, state: Mapping[str, Any]) -> None:
+        """Inverse of :meth:`get_extra_state`."""
+        for name, value in state.items():
+            getattr(self, name).load_state_dict(value)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """A buffer that is empty until the first step takes the shape of what is loaded."""
+        for name, buffer in self.named_buffers(recurse=False):
+            if not buffer.numel() and prefix + name in state_dict:
+                saved = state_dict[prefix + name]
+                setattr(self, name, buffer.new_empty(saved.shape, dtype=saved.dtype))
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,0 +1,196 @@
+"""A request for a run, and the run that it is once everything in it was checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shlex
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mtlbench.data import check_folder
+from mtlbench.engine.randomness import seeded
+from mtlbench.errors import UsageError
+from mtlbench.hardware import pick_device
+from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, identifying
+from mtlbench.runs.identity import RunIdentity, Weights
+from mtlbench.training.stepper import build_pair
+from mtlbench.training.weights import load_trunk
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a user asks for. None takes the benchmark's default.
+
+    Args:
+        task: name and options of the benchmark.
+        method: name and options of the weighting method.
+        sharpness: name and options of the wrapper.
+        seed: pairs runs: the same seed means the same initial weights, data order and noise.
+        protocol: name of one of the task's protocols.
+        data: folder of the real data set.
+        epochs: replaces the protocol's.
+        architecture: replaces the protocol's.
+        device: "cpu", "cuda", ...
+        weights: file of the trunk's initial weights.
+        keep_model: whether the selected epoch's weights are kept beside the record; no part of what
+            the run is.
+    """
+
+    task: str
+    method: str
+    sharpness: str | None = None
+    seed: int = 0
+    protocol: str | None = None
+    data: Path | None = None
+    epochs: int | None = None
+    architecture: str | None = None
+    device: str | None = None
+    weights: Path | None = None
+    keep_model: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A request that was checked: every name, option and file of it exists."""
+
+    spec: RunSpec
+    identity: RunIdentity
+    task: Task
+    method_info: MethodInfo
+    sharpness_info: SharpnessInfo
+    modules: tuple[str, str, str]
+    """Where the task, the method and the wrapper are defined."""
+    device: torch.device
+
+    @property
+    def phases(self) -> list[tuple[str, ...]]:
+        """Objectives of each model that the run trains: all at once, or one after the other."""
+        objectives = self.task.info.objectives
+        return [(o,) for o in objectives] if self.method_info.role == "reference" else [objectives]
+
+    @property
+    def keeps_model(self) -> bool:
+        """Whether its model is wanted, and it trains only one."""
+        return self.spec.keep_model and len(self.phases) == 1
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs over all phases."""
+        return self.identity.epochs * len(self.phases)
+
+
+def prepare(spec: RunSpec) -> Run:
+    """Check a request and resolve its defaults.
+
+    Raises:
+        UsageError: an unknown name, an option of the wrong type or range, a missing device, weights
+            that do not fit.
+        DataError: the data folder is missing, incomplete or corrupt.
+    """
+    task, task_options = _task(spec.task, spec.protocol, spec.data, spec.epochs)
+    protocol = task.protocol
+    architecture = spec.architecture or protocol.arch
+    if architecture not in task.info.architectures:
+        raise UsageError(
+            f"task {task.info.name!r} has no architecture {architecture!r}; "
+            f"valid: {', '.join(task.info.architectures)}"
+        )
+    if not 0 <= spec.seed < 2**64:
+        raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
+    method, sharpness = Spec.parse(spec.method), Spec.parse(spec.sharpness or SHARPNESS.default)
+    method_class, method_options = METHODS.resolve(method)
+    sharpness_class, sharpness_options = SHARPNESS.resolve(sharpness)
+    build_pair(method, sharpness, len(task.info.objectives))
+    device = pick_device(spec.device)
+    identity = RunIdentity(
+        task=task.info.name,
+        task_options=task_options,
+        protocol=protocol.name,
+        protocol_version=protocol.version,
+        epochs=protocol.epochs,
+        data_source=task.data_source,
+        stand_in=task.stand_in,
+        architecture=architecture,
+        method=method_class.info.name,
+        method_options=identifying(method_class, method_options),
+        sharpness=sharpness_class.info.name,
+        sharpness_options=identifying(sharpness_class, sharpness_options),
+        seed=spec.seed,
+        device_class=device.type,
+        weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
+    )
+    modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
+    return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
+
+
+@cache
+def _task(
+    text: str, protocol_name: str | None, data: Path | None, epochs: int | None
+) -> tuple[Task, dict[str, Any]]:
+    """The benchmark; built once for all runs on it."""
+    return build_task(Spec.parse(text), protocol_name, data, epochs)
+
+
+def build_task(
+    spec: Spec, protocol_name: str | None, data: Path | None, epochs: int | None = None
+) -> tuple[Task, dict[str, Any]]:
+    """The benchmark and all its options.
+
+    Args:
+        spec: its name and options.
+        protocol_name: one of its protocols; None for the first.
+        data: folder of the real data set.
+        epochs: instead of the protocol's.
+
+    Raises:
+        UsageError: an unknown name or option.
+        DataError: the data folder is missing, incomplete or corrupt.
+    """
+    cls, options = TASKS.resolve(spec)
+    protocols = {p.name: p for p in cls.info.protocols}
+    name = protocol_name or cls.info.protocols[0].name
+    if name not in protocols:
+        raise UsageError(
+            f"task {spec.name!r} has no protocol {name!r}; valid: {', '.join(protocols)}"
+        )
+    if epochs is not None and epochs < 1:
+        raise UsageError(f"epochs must be at least 1, not {epochs}")
+    if data is not None:
+        check_folder(data, cls.info)
+    protocol = protocols[name]
+    if epochs is not None:
+        protocol = dataclasses.replace(protocol, epochs=epochs)
+    return TASKS.build(spec, protocol, data), identifying(cls, options)
+
+
+@cache
+def _weights(task: Task, architecture: str, path: Path) -> Weights:
+    """A file of initial weights, once it is known to fit."""
+    with seeded(0):
+        load_trunk(task.build_model(architecture), path)
+    with path.open("rb") as file:
+        return Weights(file=path.name, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def command(run: Run) -> str:
+    """The command line that repeats a run."""
+    spec = run.spec
+    words = ["mtlbench", "run", spec.task, "--method", spec.method]
+    words += ["--sharpness", spec.sharpness or SHARPNESS.default, "--seed", str(spec.seed)]
+    words += ["--protocol", run.identity.protocol, "--device", run.device.type]
+    optional = {
+        "--data": spec.data,
+        "--epochs": spec.epochs,
+        "--arch": spec.architecture,
+        "--weights": spec.weights,
+    }
+    for option, value in optional.items():
+        if value is not None:
+            words += [option, str(value)]
+    return shlex.join([*words, "--out", "runs"])

@@ -1,0 +1,1 @@
+"""Training of one model, from a protocol to its results."""

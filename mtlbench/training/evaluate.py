@@ -1,0 +1,64 @@
+"""Metrics and losses of a split."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from mtlbench.engine.labels import Labels
+from mtlbench.engine.randomness import evaluation_mode
+from mtlbench.interfaces import MultiTaskModel, Task
+from mtlbench.training.history import Scores
+
+
+def mean_scores(scores: Sequence[Scores]) -> Scores:
+    """The mean of every metric and loss over evaluations of one split."""
+
+    def mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        return {name: statistics.fmean(v[name] for v in values) for name in values[0]}
+
+    return Scores(
+        metrics=mean([s.metrics for s in scores]), losses=mean([s.losses for s in scores])
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    model: MultiTaskModel,
+    task: Task,
+    split: str,
+    objectives: Sequence[str],
+    device: torch.device,
+) -> Scores:
+    """Metrics and mean losses of a split, of the objectives that have a label in it; in evaluation
+    mode, the model's mode is restored."""
+    of = {metric.name: metric.objective for metric in task.info.metrics}
+    meters = {n: m.to(device) for n, m in task.meters().items() if of[n] in objectives}
+    sums = {name: torch.zeros((), device=device, dtype=torch.float64) for name in objectives}
+    counts = dict.fromkeys(objectives, 0)
+    with evaluation_mode(model):
+        for group in (g.to(device) for batch in task.batches(split, None) for g in batch):
+            names = [name for name in objectives if name in group.targets]
+            if not names:
+                continue
+            predictions = model(group.inputs, names)
+            labels = Labels({name: group.targets[name] for name in names})
+            known = {
+                name: labels.pick(name, predictions[name], group.targets[name])
+                for name, count in labels.counts.items()
+                if count
+            }
+            for name, pair in known.items():
+                sums[name] += task.loss(name, *pair) * labels.counts[name]
+                counts[name] += labels.counts[name]
+            for metric, meter in meters.items():
+                if of[metric] in known:
+                    meter.update(*known[of[metric]])
+    return Scores(
+        metrics={
+            name: float(meter.compute()) for name, meter in meters.items() if counts[of[name]]
+        },
+        losses={name: float(sums[name] / counts[name]) for name in objectives if counts[name]},
+    )

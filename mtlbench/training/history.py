@@ -1,0 +1,48 @@
+"""What training leaves behind: scores, epochs, phases. Plain data, a part of every record."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.7g}"))]
+"""Seven digits: all that single precision has, at half the size of a file."""
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class Scores(Record):
+    """One evaluation of a model: metric values and mean losses of a split."""
+
+    metrics: dict[str, Number]
+    losses: dict[str, Number]
+
+
+class Epoch(Record):
+    """What one epoch of training left behind."""
+
+    train_losses: dict[str, Number]
+    val: Scores
+    selection_score: Number
+    step_ms: Number
+    """Median of the epoch's timed steps; NaN where none was timed."""
+    skipped_steps: int
+
+
+class Phase(Record):
+    """One trained model. A run is one phase; a reference run has one a task."""
+
+    objectives: list[str]
+    epochs: list[Epoch]
+    selected_epoch: int
+    last: dict[str, Scores]
+    """Scores by split (train, val, test) after the last epoch."""
+    selected: dict[str, Scores]
+    """Scores by split at the selected epoch."""
+    forwards_per_step: Number
+    backwards_per_step: Number
+    head_backwards_per_step: Number
+    diagnostics: dict[str, Number]

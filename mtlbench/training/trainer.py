@@ -1,0 +1,197 @@
+"""Training of one model: epochs, selection, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from mtlbench.hardware import synchronize
+from mtlbench.interfaces import Task
+from mtlbench.registry import Spec
+from mtlbench.training.evaluate import evaluate, mean_scores
+from mtlbench.training.history import Epoch, Phase, Scores
+from mtlbench.training.optim import make_optimizer, make_scheduler
+from mtlbench.training.stepper import Stepper
+from mtlbench.training.weights import load_trunk
+
+WARM_UP_STEPS = 3
+State = dict[str, Any]
+
+
+class Trainer:
+    """Trains one network on some of a task's objectives. Use it within :func:`seeded`.
+
+    Args:
+        task: the benchmark.
+        objectives: what to train on: all of them, or one for a single-task reference.
+        architecture: one of ``task.info.architectures``.
+        method: weighting method.
+        sharpness: wrapper.
+        seed: of data order and perturbation noise.
+        device: where to train.
+        weights: file of the trunk's initial weights.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        objectives: Sequence[str],
+        *,
+        architecture: str,
+        method: Spec,
+        sharpness: Spec,
+        seed: int,
+        device: torch.device,
+        weights: Path | None = None,
+    ) -> None:
+        protocol = task.protocol
+        self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
+        self.model = task.build_model(architecture)
+        if weights is not None:
+            load_trunk(self.model, weights)
+        self.model.to(device)
+        optimizer = make_optimizer(protocol, self.model)
+        self.scheduler = make_scheduler(protocol, optimizer)
+        self.stepper = Stepper(
+            self.model,
+            optimizer,
+            method,
+            sharpness,
+            objectives=self.objectives,
+            seed=seed,
+            gradient_scale=protocol.gradient_scale,
+            clip_norm=protocol.clip_norm,
+        )
+        self.history: list[Epoch] = []
+        self.train_seconds = 0.0
+        self._selected: tuple[int, State] = (0, {})
+        self._tests: list[Scores] = []
+        """Test scores of the epochs that the protocol averages."""
+        self._warm_up = WARM_UP_STEPS
+
+    def fit(self, on_epoch: Callable[[], None] = lambda: None) -> Phase:
+        """Train the remaining epochs and evaluate; the model is then that of the selected epoch, or
+        of the last one where the protocol averages epochs.
+
+        Args:
+            on_epoch: called after every epoch, when :meth:`state_dict` is worth keeping.
+
+        Raises:
+            DivergedError: too many steps in a row had a non-finite loss or gradient.
+        """
+        while len(self.history) < self.task.protocol.epochs:
+            self._epoch(len(self.history))
+            on_epoch()
+        steps = max(self.stepper.steps, 1)
+        last = self._evaluate_all()
+        if self._tests:
+            epoch, selected = len(self.history) - 1, {**last, "test": mean_scores(self._tests)}
+        else:
+            epoch, state = self._selected
+            self.model.load_state_dict(state)
+            selected = self._evaluate_all()
+        passes = self.stepper.passes
+        return Phase(
+            objectives=self.objectives,
+            epochs=self.history,
+            selected_epoch=epoch,
+            last=last,
+            selected=selected,
+            forwards_per_step=passes.forward / steps,
+            backwards_per_step=passes.backward / steps,
+            head_backwards_per_step=passes.head_backward / steps,
+            diagnostics=self.stepper.diagnostics(),
+        )
+
+    def _epoch(self, epoch: int) -> None:
+        self.model.train()
+        order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        total = torch.zeros(len(self.objectives), device=self.device)
+        counts = torch.zeros_like(total)
+        times, skipped_before = [], self.stepper.skipped
+        for batch in self.task.batches("train", order):
+            groups = [group.to(self.device) for group in batch]
+            synchronize(self.device)
+            start = time.perf_counter()
+            report = self.stepper.step(groups, self.task.loss)
+            synchronize(self.device)
+            times.append(time.perf_counter() - start)
+            if not report.skipped and report.losses is not None:
+                total += report.losses.nan_to_num(0.0)
+                counts += ~report.losses.isnan()
+        mean = total / counts
+        if counts.any():
+            self.stepper.on_epoch_end(epoch, mean)
+        val = self._evaluate("val")
+        score = self.task.selection_score(val.metrics)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(score)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        timed = times[self._warm_up :]
+        self._warm_up = 0
+        self.train_seconds += sum(times)
+        self.history.append(
+            Epoch(
+                train_losses=dict(zip(self.objectives, mean.tolist(), strict=True)),
+                val=val,
+                selection_score=score,
+                step_ms=1000 * statistics.median(timed) if timed else float("nan"),
+                skipped_steps=self.stepper.skipped - skipped_before,
+            )
+        )
+        *earlier, latest = (e.selection_score for e in self.history)
+        best = max((s for s in earlier if not math.isnan(s)), default=-math.inf)
+        if latest > best or not self._selected[1]:
+            state = {k: v.clone() for k, v in self.model.state_dict().items()}
+            self._selected = (epoch, state)
+        if epoch >= self.task.protocol.epochs - self.task.protocol.average_last:
+            self._tests.append(self._evaluate("test"))
+
+    def _evaluate(self, split: str) -> Scores:
+        return evaluate(self.model, self.task, split, self.objectives, self.device)
+
+    def _evaluate_all(self) -> dict[str, Scores]:
+        return {split: self._evaluate(split) for split in ("train", "val", "test")}
+
+    @property
+    def step_ms(self) -> float:
+        """Median over the epochs of their median step times, in milliseconds."""
+        timed = [e.step_ms for e in self.history if e.step_ms == e.step_ms]
+        return statistics.median(timed) if timed else float("nan")
+
+    def state_dict(self) -> State:
+        """All that a resumed training needs to end with the same numbers."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        return {
+            "model": self.model.state_dict(),
+            "stepper": self.stepper.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "history": [epoch.model_dump() for epoch in self.history],
+            "selected": self._selected,
+            "tests": [scores.model_dump() for scores in self._tests],
+            "train_seconds": self.train_seconds,
+            "rng": [torch.get_rng_state(), *cuda],
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Inverse of :meth:`state_dict`."""
+        self.model.load_state_dict(state["model"])
+        self.stepper.load_state_dict(state["stepper"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
+        self._selected = tuple(state["selected"])
+        self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
+        self.train_seconds = state["train_seconds"]
+        torch.set_rng_state(state["rng"][0].cpu())
+        for saved in state["rng"][1:]:
+            torch.cuda.set_rng_state(saved.cpu(), self.device)

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mtlbench.data import standin
 from mtlbench.data.standin import (
     LICENCE,
     MANIFEST,
@@ -29,7 +28,7 @@ from mtlbench.data.standin import (
     plan,
     read_manifest,
 )
-from mtlbench.data.standin.generate import MAKING
+from mtlbench.data.standin.generation import MAKING
 from mtlbench.errors import ContractError, DataError, UsageError
 from mtlbench.interfaces import Common, Recipe
 from tests.toy_recipe import RECIPE, SECONDS, sample_files, write_sample
@@ -362,7 +361,7 @@ def test_data_is_generated_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MTLBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(standin, "cores", lambda: 1)
+    monkeypatch.setattr("mtlbench.data.standin.generation.cores", lambda: 1)
     samples: list[tuple[str, int]] = []
     recipe = counting(samples)
     with caplog.at_level(logging.INFO, "mtlbench.data.standin"):
@@ -381,7 +380,7 @@ def test_other_data_lies_elsewhere(
     change: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MTLBENCH_CACHE", str(tmp_path))
-    monkeypatch.setattr(standin, "cores", lambda: 1)
+    monkeypatch.setattr("mtlbench.data.standin.generation.cores", lambda: 1)
     assert cached(TOY, RECIPE) != cached(TOY, dataclasses.replace(RECIPE, **change))
 
 
@@ -390,7 +389,7 @@ def test_two_threads_that_start_at_once_share_the_work(
 ) -> None:
     monkeypatch.setenv("MTLBENCH_CACHE", str(tmp_path))
     monkeypatch.setenv(SECONDS, "0.05")
-    monkeypatch.setattr(standin, "cores", lambda: 1)
+    monkeypatch.setattr("mtlbench.data.standin.generation.cores", lambda: 1)
     samples: list[tuple[str, int]] = []
     recipe = counting(samples)
     with ThreadPoolExecutor(2) as pool:

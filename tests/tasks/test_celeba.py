@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mtlbench.data import standin
 from mtlbench.data.standin import check_manifest, generate, plan
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
@@ -315,7 +314,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTLBENCH_CACHE", str(folder))
-        patch.setattr(standin, "cores", lambda: 1)
+        patch.setattr("mtlbench.data.standin.generation.cores", lambda: 1)
         few = dataclasses.replace(RECIPE, counts=COUNTS, size=(32, 32))
         patch.setattr(CelebA, "recipe", few)
         yield folder

@@ -682,7 +682,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MTLBENCH_CACHE", str(folder))
-        patch.setattr(standin, "cores", lambda: 1)
+        patch.setattr("mtlbench.data.standin.generation.cores", lambda: 1)
         for cls in TASK_CLASSES:
             assert cls.recipe is not None
             few = dataclasses.replace(cls.recipe, counts={"train": 8, "val": 3}, size=SMALL)

@@ -1,7 +1,7 @@
 """Stand-in data: generated once in the real data set's layout, then read by the real loader."""
 
 from mtlbench.data.standin.cache import cache_folder, cached, place
-from mtlbench.data.standin.generate import generate
+from mtlbench.data.standin.generation import generate
 from mtlbench.data.standin.manifest import (
     LICENCE,
     MANIFEST,

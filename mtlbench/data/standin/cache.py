@@ -9,7 +9,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from mtlbench.data.standin.generate import generate
+from mtlbench.data.standin.generation import generate
 from mtlbench.data.standin.manifest import Manifest, plan, read_manifest
 from mtlbench.interfaces import Recipe
 

@@ -21,7 +21,24 @@ from mtlbench.training.checkpoint import keep_model, read_checkpoint, write_stat
 from mtlbench.training.trainer import Trainer
 
 
-def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None) -> RunRecord:
+@dataclass(frozen=True)
+class Watching:
+    """What is told of a run, and kept of it, while it goes on.
+
+    Args:
+        watch: hears of its events, and may stop it.
+        checkpoint_seconds: least time between two checkpoints; there is one at most an epoch.
+        logs: where its learning curves go besides a CSV file, see :data:`~mtlbench.runs.curves.LOGS`.
+    """
+
+    watch: Watch = unwatched
+    checkpoint_seconds: float = 60.0
+    logs: tuple[str, ...] = ()
+
+
+def execute(
+    run: Run, store: Store, watching: Watching = Watching(), *, threads: int = 1
+) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
     A run that diverges or fails ends as a record that says so. Only an interrupt gets out.
@@ -29,22 +46,37 @@ def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None)
     Args:
         run: what to do.
         store: where records and checkpoints go.
-        on_epoch: called after every epoch.
+        watching: what is told and kept meanwhile.
+        threads: of torch, which numbers depend on; restored afterwards.
+
+    Raises:
+        StoppedError: whoever watches stopped it, and its checkpoint is written.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     memory = PeakMemory(run.device)
-    try:
-        outcome = _train(run, store, on_epoch)
-    except DivergedError as error:
-        record = failure(run, "diverged", str(error), started)
-    except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-        record = failure(run, "failed", f"{type(error).__name__}: {error}", started)
-    else:
-        record = _record(run, "ok", "", started, peak_memory_mb=memory.megabytes(), **outcome)
+    curves = Curves(store.curves_path(run.identity), watching.logs)
+    with torch_threads(threads):
+        try:
+            outcome = _train(run, store, watching, curves)
+        except StoppedError:
+            raise
+        except DivergedError as error:
+            record = failure(run, "diverged", str(error), started)
+        except Exception as error:  # whatever a run dies of is its result; the sweep goes on
+            record = failure(run, "failed", _reason(error), started)
+        else:
+            record = _record(run, "ok", "", started, peak_memory_mb=memory.megabytes(), **outcome)
     store.write(record)
+    curves.end()
     if record.status != "failed":  # what killed it may be mended, and the run go on from there
-        _checkpoint(run, store).unlink(missing_ok=True)
+        store.checkpoint_path(run.identity).unlink(missing_ok=True)
     return record
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {error}"
 
 
 def failure(run: Run, status: Status, reason: str, started: str) -> RunRecord:
@@ -52,12 +84,12 @@ def failure(run: Run, status: Status, reason: str, started: str) -> RunRecord:
     return _record(run, status, reason, started)
 
 
-def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, Any]:
-    """Train every phase, from the checkpoint if there is one, and keep one after every epoch."""
-    path = _checkpoint(run, store)
-    saved = read_checkpoint(path, run.device)
+def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
+    """Train every phase, from the checkpoint if there is one."""
+    checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
+    saved = checkpoints.read(run.device)
     done: list[dict[str, Any]] = saved.get("done", [])
-    for objectives in run.phases[len(done) :]:
+    for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
         with seeded(run.spec.seed):
             trainer = Trainer(
                 run.task,
@@ -71,13 +103,23 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))
+            curves.begin(number, objectives, trainer.history)
 
-            def keep(trainer: Trainer = trainer) -> None:
-                state = {"done": done, "trainer": trainer.state_dict()}
-                write_state(state, path)
-                on_epoch()
+            def state(trainer: Trainer = trainer) -> dict[str, Any]:
+                return {"done": done, "trainer": trainer.state_dict()}
 
-            phase = trainer.fit(keep).model_dump()
+            def keep(trainer: Trainer = trainer, before: int = number * run.identity.epochs) -> None:
+                latest, epochs = trainer.history[-1], len(trainer.history)
+                curves.add(epochs - 1, latest)
+                try:
+                    loss = fmean(latest.train_losses.values())
+                    watching.watch(Event("epoch", before + epochs, loss))
+                except StoppedError:
+                    checkpoints.write(state())
+                    raise
+                checkpoints.offer(state)
+
+            phase = trainer.fit(keep, lambda: watching.watch(Event("step"))).model_dump()
         if run.keeps_model:
             keep_model(trainer.model, store.model_path(run.identity))
         done.append(
@@ -88,10 +130,6 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
         "step_ms": sum(each["step_ms"] for each in done),
         "train_seconds": sum(each["train_seconds"] for each in done),
     }
-
-
-def _checkpoint(run: Run, store: Store) -> Path:
-    return store.folder / "checkpoints" / f"{run.identity.stem}.pt"
 
 
 def _record(run: Run, status: Status, reason: str, started: str, **outcome: Any) -> RunRecord:

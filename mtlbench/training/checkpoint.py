@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,37 @@ import torch
 from mtlbench.errors import UsageError
 from mtlbench.files import write_atomically
 from mtlbench.interfaces import MultiTaskModel
+
+
+class Checkpoints:
+    """The states of one training, each in the place of the last.
+
+    Args:
+        path: of the file.
+        seconds: least time between two that are offered.
+    """
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds = path, seconds
+        self._last = time.monotonic()
+
+    def read(self, device: torch.device) -> dict[str, Any]:
+        """The state to go on from; empty if there is none.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        return read_checkpoint(self.path, device)
+
+    def offer(self, state: Callable[[], Any]) -> None:
+        """Write the state if that is due."""
+        if time.monotonic() - self._last >= self.seconds:
+            self.write(state())
+
+    def write(self, state: Any) -> None:
+        """Write a state, all of it or nothing."""
+        write_state(state, self.path)
+        self._last = time.monotonic()
 
 
 def write_state(state: Any, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,13 +91,12 @@ class Trainer:
             self._epoch(len(self.history))
             on_epoch()
         steps = max(self.stepper.steps, 1)
-        last = self._evaluate_all()
-        if self._tests:
-            epoch, selected = len(self.history) - 1, {**last, "test": mean_scores(self._tests)}
-        else:
-            epoch, state = self._selected
-            self.model.load_state_dict(state)
-            selected = self._evaluate_all()
+        last = {
+            "train": self._evaluate("train"),
+            "val": self.history[-1].val,
+            "test": self._tests[-1] if self._tests else self._evaluate("test"),
+        }
+        epoch, selected = self._chosen(last)
         passes = self.stepper.passes
         return Phase(
             objectives=self.objectives,
@@ -159,8 +158,20 @@ class Trainer:
     def _evaluate(self, split: str) -> Scores:
         return evaluate(self.model, self.task, split, self.objectives, self.device)
 
-    def _evaluate_all(self) -> dict[str, Scores]:
-        return {split: self._evaluate(split) for split in ("train", "val", "test")}
+    def _chosen(self, last: Mapping[str, Scores]) -> tuple[int, dict[str, Scores]]:
+        """The epoch whose scores count, and these; its weights are in the model afterwards.
+
+        No split is evaluated that has been before, on the same weights.
+        """
+        final = len(self.history) - 1
+        val_and_test = {split: last[split] for split in ("val", "test")}
+        if self._tests:
+            return final, val_and_test | {"test": mean_scores(self._tests)}
+        epoch, state = self._selected
+        if epoch == final:
+            return epoch, val_and_test
+        self.model.load_state_dict(state)
+        return epoch, {"val": self.history[epoch].val, "test": self._evaluate("test")}
 
     @property
     def step_ms(self) -> float:

@@ -18,7 +18,8 @@ import mtlbench
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.registry import SHARPNESS, Spec
-from mtlbench.runs.execute import execute
+from mtlbench.runs.events import Event
+from mtlbench.runs.execute import Watching, execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
@@ -39,7 +40,13 @@ def run_of(method: str = "ls", sharpness: str | None = None, task: str = TOY, **
 
 def numbers(record: RunRecord) -> dict[str, Any]:
     """A record without what differs between two runs of the same thing: timing and provenance."""
-    timing = {"step_ms", "train_seconds", "peak_memory_mb", "provenance"}
+    timing = {
+        "step_ms",
+        "train_seconds",
+        "evaluation_seconds",
+        "peak_memory_mb",
+        "provenance",
+    }
     epochs = {"__all__": {"epochs": {"__all__": {"step_ms"}}}}
     return record.model_dump(exclude={**dict.fromkeys(timing, True), "phases": epochs})
 
@@ -52,6 +59,16 @@ def unbroken(method: str, sharpness: str, folder: Path) -> RunRecord:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
+
+
+def each_epoch(call: Callable[[], object] = lambda: None) -> Watching:
+    """Calls after every epoch, of which there is a checkpoint."""
+
+    def watch(event: Event) -> None:
+        if event.kind == "epoch":
+            call()
+
+    return Watching(watch, checkpoint_seconds=0)
 
 
 class Interrupt:
@@ -104,10 +121,10 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
 ) -> None:
     store, run = Store(tmp_path), run_of(method, sharpness)
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Interrupt(after))
+        execute(run, store, each_epoch(Interrupt(after)))
     assert list(store) == []
     left: list[None] = []
-    resumed = execute(run, store, lambda: left.append(None))
+    resumed = execute(run, store, each_epoch(lambda: left.append(None)))
     assert len(left) == run.total_epochs - after
     assert numbers(resumed) == numbers(unbroken(method, sharpness, shared))
     assert list(tmp_path.rglob("*.pt")) == []
@@ -117,14 +134,14 @@ def test_interrupted_again_and_again(shared: Path, tmp_path: Path) -> None:
     store, run = Store(tmp_path), run_of("uw", "samo")
     for _ in range(EPOCHS):
         with pytest.raises(KeyboardInterrupt):
-            execute(run, store, Interrupt(1))
+            execute(run, store, each_epoch(Interrupt(1)))
     assert numbers(execute(run, store)) == numbers(unbroken("uw", "samo", shared))
 
 
 def test_an_interrupt_within_an_epoch(tmp_path: Path) -> None:
     store, run = Store(tmp_path), run_of(task=f"{TOY}:fault=interrupt,once={tmp_path / 'once'}")
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store)
+        execute(run, store, each_epoch())
     assert list(store) == []
     assert len(list(tmp_path.rglob("*.pt"))) == 1
     resumed, whole = execute(run, store), execute(run, Store(tmp_path / "whole"))
@@ -135,7 +152,7 @@ def test_an_interrupt_within_an_epoch(tmp_path: Path) -> None:
 def test_a_corrupt_checkpoint_is_named(broken: bytes, tmp_path: Path) -> None:
     store, run = Store(tmp_path), run_of()
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Interrupt(1))
+        execute(run, store, each_epoch(Interrupt(1)))
     (checkpoint,) = tmp_path.rglob("*.pt")
     checkpoint.write_bytes(broken)
     record = execute(run, store)
@@ -158,13 +175,13 @@ def test_a_diverged_run_is_a_record(tmp_path: Path) -> None:
 def test_a_failing_run_is_a_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     broken = run_of(task=f"{TOY}:fault=raise,at=2,once={tmp_path / 'once'}")
-    record = execute(broken, store)
+    record = execute(broken, store, each_epoch())
     assert (record.status, record.phases) == ("failed", [])
     assert record.reason == f"RuntimeError: {BROKEN}"
     assert list(store) == [record]
 
     epochs: list[None] = []
-    assert execute(broken, store, lambda: epochs.append(None)).status == "ok"
+    assert execute(broken, store, each_epoch(lambda: epochs.append(None))).status == "ok"
     assert len(epochs) == 1  # it went on from the checkpoint
     assert [record.status for record in store] == ["ok"]
 
@@ -251,7 +268,7 @@ def test_a_model_is_kept_only_if_asked_for(shared: Path, tmp_path: Path) -> None
 def test_the_kept_model_is_the_selected_one_also_after_an_interrupt(tmp_path: Path) -> None:
     run, store, whole = run_of("uw", keep_model=True), Store(tmp_path), Store(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Interrupt(EPOCHS))
+        execute(run, store, each_epoch(Interrupt(EPOCHS)))
     (phase,) = execute(run, store).phases
     execute(run, whole)
     state = torch.load(store.model_path(run.identity), weights_only=True)

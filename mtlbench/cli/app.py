@@ -17,6 +17,7 @@ from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
 from mtlbench.cli.look import show, toy
 from mtlbench.cli.run import quickstart, run
+from mtlbench.cli.sweep import sweep
 from mtlbench.errors import UsageError
 
 LIST_OPTIONS = ("--method", "--sharpness", "--seed")
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 
 app.command("list")(list_)
-for command in (run, quickstart, leaderboard, show, toy, check):
+for command in (run, sweep, quickstart, leaderboard, show, toy, check):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,12 @@ class Curves:
     Args:
         path: of the CSV file.
         logs: of :data:`LOGS`, where else the curves go; beside the file.
-
-    Raises:
-        UsageError: an unknown log, or what it needs is not installed.
     """
 
     def __init__(self, path: Path, logs: Iterable[str] = ()) -> None:
         self.path = path
         self._columns: list[str] = []
-        self._writers: list[Any] = [_writer(log, path.with_suffix("")) for log in logs]
+        self._writers: list[Any] = [_writer(path.with_suffix("")) for _ in logs]
 
     def begin(self, phase: int, objectives: Iterable[str], epochs: Iterable[Epoch]) -> None:
         """A phase begins, or goes on after these epochs: rows of later ones are dropped."""
@@ -87,13 +85,20 @@ class Curves:
         write_atomically(self.path, write)
 
 
-def _writer(log: str, folder: Path) -> Any:
-    if log not in LOGS:
-        raise UsageError(f"unknown log {log!r}; valid: {', '.join(LOGS)}")
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UsageError(
-            "TensorBoard is not installed: pip install 'mtlbench[tensorboard]'"
-        ) from error
-    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+def check_logs(logs: Iterable[str]) -> None:
+    """Refuse logs that cannot be written.
+
+    Raises:
+        UsageError: an unknown log, or what it needs is not installed.
+    """
+    for log in logs:
+        if log not in LOGS:
+            raise UsageError(f"unknown log {log!r}; valid: {', '.join(LOGS)}")
+        if find_spec("tensorboard") is None:
+            raise UsageError("TensorBoard is not installed: pip install 'mtlbench[tensorboard]'")
+
+
+def _writer(folder: Path) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))

@@ -12,12 +12,12 @@ class Event:
     """Something that happened to a run.
 
     Args:
-        kind: it made its first "step", ended an "epoch", or ended altogether.
+        kind: it made its first "step", or ended an "epoch".
         epoch: how many epochs it has done, over all its phases.
         loss: mean training loss of the epoch that ended, over the tasks; NaN where there is none.
     """
 
-    kind: Literal["step", "epoch", "end"]
+    kind: Literal["step", "epoch"]
     epoch: int = 0
     loss: float = float("nan")
 

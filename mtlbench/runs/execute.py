@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
 from mtlbench.engine.randomness import seeded
-from mtlbench.errors import DivergedError
-from mtlbench.hardware import PeakMemory, describe
+from mtlbench.errors import DivergedError, UsageError
+from mtlbench.hardware import PeakMemory, describe, torch_threads
 from mtlbench.registry import SHARPNESS, Spec
+from mtlbench.runs.curves import Curves
+from mtlbench.runs.events import Event, StoppedError, Watch, unwatched
 from mtlbench.runs.provenance import Provenance, commit, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
-from mtlbench.runs.spec import Run, command
+from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
-from mtlbench.training.checkpoint import keep_model, read_checkpoint, write_state
+from mtlbench.training.checkpoint import Checkpoints, keep_model
 from mtlbench.training.trainer import Trainer
 
 
@@ -28,7 +30,7 @@ class Watching:
     Args:
         watch: hears of its events, and may stop it.
         checkpoint_seconds: least time between two checkpoints; there is one at most an epoch.
-        logs: where its learning curves go besides a CSV file, see :data:`~mtlbench.runs.curves.LOGS`.
+        logs: where its learning curves go besides a CSV file, of :data:`.curves.LOGS`.
     """
 
     watch: Watch = unwatched
@@ -36,8 +38,11 @@ class Watching:
     logs: tuple[str, ...] = ()
 
 
+UNWATCHED = Watching()
+
+
 def execute(
-    run: Run, store: Store, watching: Watching = Watching(), *, threads: int = 1
+    run: Run, store: Store, watching: Watching = UNWATCHED, *, threads: int = 1
 ) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
@@ -71,6 +76,29 @@ def execute(
     if record.status != "failed":  # what killed it may be mended, and the run go on from there
         store.checkpoint_path(run.identity).unlink(missing_ok=True)
     return record
+
+
+def make(spec: RunSpec, digest: str, store: Store, watching: Watching, threads: int) -> str:
+    """Execute a request in a worker's process, unless it has become another run meanwhile.
+
+    Args:
+        spec: the request.
+        digest: of the run that it was when it was claimed.
+        store: where records and checkpoints go.
+        watching: what is told and kept meanwhile.
+        threads: of torch.
+
+    Returns:
+        Why there is no record; empty if there is one.
+    """
+    try:
+        run = prepare(spec)
+        if run.identity.digest != digest:  # what this process has imported may be either
+            return "its code or data changed while it waited for its turn"
+        execute(run, store, watching, threads=threads)
+    except UsageError as error:
+        return str(error)
+    return ""
 
 
 def _reason(error: Exception) -> str:
@@ -108,27 +136,34 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
             def state(trainer: Trainer = trainer) -> dict[str, Any]:
                 return {"done": done, "trainer": trainer.state_dict()}
 
-            def keep(trainer: Trainer = trainer, before: int = number * run.identity.epochs) -> None:
+            def keep(
+                trainer: Trainer = trainer, before: int = number * run.identity.epochs
+            ) -> None:
                 latest, epochs = trainer.history[-1], len(trainer.history)
                 curves.add(epochs - 1, latest)
+                written = checkpoints.offer(state)
+                loss = fmean(latest.train_losses.values())
                 try:
-                    loss = fmean(latest.train_losses.values())
                     watching.watch(Event("epoch", before + epochs, loss))
                 except StoppedError:
-                    checkpoints.write(state())
+                    if not written:
+                        checkpoints.write(state())
                     raise
-                checkpoints.offer(state)
 
             phase = trainer.fit(keep, lambda: watching.watch(Event("step"))).model_dump()
         if run.keeps_model:
             keep_model(trainer.model, store.model_path(run.identity))
         done.append(
-            {"phase": phase, "step_ms": trainer.step_ms, "train_seconds": trainer.train_seconds}
+            {
+                "phase": phase,
+                "step_ms": trainer.step_ms,
+                "train_seconds": trainer.train_seconds,
+                "evaluation_seconds": trainer.evaluation_seconds,
+            }
         )
-    return {
-        "phases": [each["phase"] for each in done],
-        "step_ms": sum(each["step_ms"] for each in done),
-        "train_seconds": sum(each["train_seconds"] for each in done),
+    summed = ("step_ms", "train_seconds", "evaluation_seconds")
+    return {"phases": [each["phase"] for each in done]} | {
+        name: sum(each[name] for each in done) for name in summed
     }
 
 

@@ -60,7 +60,7 @@ class SweepSpec(_Part):
         device: "cpu", "cuda", ...
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epochs' weights are kept.
-        reference: whether the single-task reference is run where no method is one: a table needs it.
+        reference: whether the single-task reference is added, which a table needs.
     """
 
     tasks: Words
@@ -127,7 +127,9 @@ class SweepSpec(_Part):
         twice = [cell for cell in unique if found.count(cell) > 1 and cell[0] not in alone]
         if twice:
             method, wrapper = twice[0]
-            raise UsageError(f"{method} with {wrapper} is in the sweep {found.count(twice[0])} times")
+            raise UsageError(
+                f"{method} with {wrapper} is in the sweep {found.count(twice[0])} times"
+            )
         return list(unique)
 
     def requests(self) -> list[RunSpec]:

@@ -32,12 +32,22 @@ class Checkpoints:
         Raises:
             UsageError: the file cannot be read.
         """
-        return read_checkpoint(self.path, device)
+        if not self.path.exists():
+            return {}
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        except Exception as error:  # torch.load has no error type of its own for a broken file
+            raise UsageError(
+                f"checkpoint {self.path} cannot be read ({error}); delete it to start over"
+            ) from error
+        return state
 
-    def offer(self, state: Callable[[], Any]) -> None:
-        """Write the state if that is due."""
-        if time.monotonic() - self._last >= self.seconds:
+    def offer(self, state: Callable[[], Any]) -> bool:
+        """Write the state if that is due; whether it was."""
+        due = time.monotonic() - self._last >= self.seconds
+        if due:
             self.write(state())
+        return due
 
     def write(self, state: Any) -> None:
         """Write a state, all of it or nothing."""
@@ -50,18 +60,7 @@ def write_state(state: Any, path: Path) -> None:
     write_atomically(path, lambda temporary: torch.save(state, temporary))
 
 
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load has no error type of its own for a broken file
-        raise UsageError(
-            f"checkpoint {path} cannot be read ({error}); delete it to start over"
-        ) from error
-    return state
-
-
 def keep_model(model: MultiTaskModel, path: Path) -> None:
+    """Write a model's weights, on the CPU."""
     state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_state(state, path)

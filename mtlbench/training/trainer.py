@@ -72,23 +72,30 @@ class Trainer:
         )
         self.history: list[Epoch] = []
         self.train_seconds = 0.0
+        self.evaluation_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
         self._tests: list[Scores] = []
         """Test scores of the epochs that the protocol averages."""
         self._warm_up = WARM_UP_STEPS
 
-    def fit(self, on_epoch: Callable[[], None] = lambda: None) -> Phase:
+    def fit(
+        self,
+        on_epoch: Callable[[], None] = lambda: None,
+        on_first_step: Callable[[], None] = lambda: None,
+    ) -> Phase:
         """Train the remaining epochs and evaluate; the model is then that of the selected epoch, or
         of the last one where the protocol averages epochs.
 
         Args:
             on_epoch: called after every epoch, when :meth:`state_dict` is worth keeping.
+            on_first_step: called once, after the first step.
 
         Raises:
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
         while len(self.history) < self.task.protocol.epochs:
-            self._epoch(len(self.history))
+            self._epoch(len(self.history), on_first_step)
+            on_first_step = _nothing
             on_epoch()
         steps = max(self.stepper.steps, 1)
         last = {
@@ -110,7 +117,7 @@ class Trainer:
             diagnostics=self.stepper.diagnostics(),
         )
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int, on_first_step: Callable[[], None]) -> None:
         self.model.train()
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
@@ -123,6 +130,8 @@ class Trainer:
             report = self.stepper.step(groups, self.task.loss)
             synchronize(self.device)
             times.append(time.perf_counter() - start)
+            if len(times) == 1:
+                on_first_step()
             if not report.skipped and report.losses is not None:
                 total += report.losses.nan_to_num(0.0)
                 counts += ~report.losses.isnan()
@@ -156,7 +165,10 @@ class Trainer:
             self._tests.append(self._evaluate("test"))
 
     def _evaluate(self, split: str) -> Scores:
-        return evaluate(self.model, self.task, split, self.objectives, self.device)
+        start = time.perf_counter()
+        scores = evaluate(self.model, self.task, split, self.objectives, self.device)
+        self.evaluation_seconds += time.perf_counter() - start
+        return scores
 
     def _chosen(self, last: Mapping[str, Scores]) -> tuple[int, dict[str, Scores]]:
         """The epoch whose scores count, and these; its weights are in the model afterwards.
@@ -189,7 +201,7 @@ class Trainer:
             "history": [epoch.model_dump() for epoch in self.history],
             "selected": self._selected,
             "tests": [scores.model_dump() for scores in self._tests],
-            "train_seconds": self.train_seconds,
+            "seconds": (self.train_seconds, self.evaluation_seconds),
             "rng": [torch.get_rng_state(), *cuda],
         }
 
@@ -202,7 +214,11 @@ class Trainer:
         self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
         self._selected = tuple(state["selected"])
         self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
-        self.train_seconds = state["train_seconds"]
+        self.train_seconds, self.evaluation_seconds = state["seconds"]
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
             torch.cuda.set_rng_state(saved.cpu(), self.device)
+
+
+def _nothing() -> None:
+    """For whom nothing is left to be told."""

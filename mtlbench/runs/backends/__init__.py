@@ -11,7 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from mtlbench.runs.events import Event
+from mtlbench.runs.events import Event, Watch
+from mtlbench.runs.execute import Watching
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
 
@@ -42,6 +43,7 @@ class Job:
         watch: hears of events, in this process.
         threads: torch threads of each run.
         checkpoint_seconds: least time between two checkpoints of a run.
+        logs: where learning curves go besides CSV files.
     """
 
     queue: Queue
@@ -49,6 +51,11 @@ class Job:
     watch: Callable[[Run, Event], None]
     threads: int = 1
     checkpoint_seconds: float = 60.0
+    logs: tuple[str, ...] = ()
+
+    def watching(self, watch: Watch) -> Watching:
+        """What a run is executed with, in whichever process."""
+        return Watching(watch, self.checkpoint_seconds, self.logs)
 
 
 class Backend(ABC):

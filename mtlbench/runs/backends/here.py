@@ -18,11 +18,6 @@ class Here(Backend):
             if run is None:
                 time.sleep(PATIENCE)
                 continue
-            execute(
-                run,
-                job.store,
-                partial(job.watch, run),
-                threads=job.threads,
-                checkpoint_seconds=job.checkpoint_seconds,
-            )
+            watching = job.watching(partial(job.watch, run))
+            execute(run, job.store, watching, threads=job.threads)
             job.queue.ended(run)

@@ -1,23 +1,27 @@
-"""Worker processes on this machine: each imports once, keeps its data, and executes run after run."""
+"""Worker processes on this machine: each imports once, keeps its data, executes run after run."""
 
 from __future__ import annotations
 
 import os
+import signal
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from mtlbench.processes import INTERRUPTED, end_with_parent, stop
 from mtlbench.runs.backends import PATIENCE, Backend, Job
-from mtlbench.runs.events import Event, StoppedError
-from mtlbench.runs.execute import execute
-from mtlbench.runs.spec import Run, RunSpec, prepare
+from mtlbench.runs.events import Event, StoppedError, unwatched
+from mtlbench.runs.execute import Watching, make
+from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
 from mtlbench.runs.workers import context
 
-GRACE = 10.0
+GRACE = 5.0
 """Seconds that runs have, after an interrupt, to end their epoch and write their checkpoint."""
 STOP = "stop"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -62,7 +66,7 @@ class Local(Backend):
                     assert isinstance(ready, Connection)
                     self._hear(busy[ready], workers, job)
         except BaseException:
-            _stop(workers, job)
+            _wind_down(workers, job)
             raise
         finally:
             _dismiss(workers)
@@ -80,18 +84,15 @@ class Local(Backend):
                 free = self._start(workers, job)
                 workers.append(free)
             free.run = run
-            free.pipe.send(run.spec)
+            free.pipe.send((run.spec, run.identity.digest))
 
     def _start(self, workers: Sequence[_Worker], job: Job) -> _Worker:
         processes = context(self.modules)
         pipe, theirs = processes.Pipe()
-        gpu = None
-        if self.gpus:
-            load = [sum(w.gpu == each for w in workers) for each in self.gpus]
-            gpu = self.gpus[load.index(min(load))]
+        gpu = least_loaded(self.gpus, [worker.gpu for worker in workers])
         process = processes.Process(  # type: ignore[attr-defined]
             target=_serve,
-            args=(theirs, job.store.folder, job.threads, job.checkpoint_seconds, gpu),
+            args=(theirs, job.store.folder, job.threads, job.watching(unwatched), gpu),
             daemon=True,
         )
         process.start()
@@ -103,28 +104,32 @@ class Local(Backend):
         run = worker.run
         assert run is not None
         try:
-            event = worker.pipe.recv()
+            message = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
             workers.remove(worker)
             worker.process.join()
             worker.pipe.close()
             job.queue.ended(run, f"the run's process ended with {_exit(worker.process)}")
             return
-        if event.kind == "end":
-            worker.run = None
-            job.queue.ended(run)
+        if isinstance(message, Event):
+            job.watch(run, message)
         else:
-            job.watch(run, event)
+            worker.run = None
+            job.queue.ended(run, message)
+
+
+def least_loaded(gpus: Sequence[str], taken: Sequence[str | None]) -> str | None:
+    """The GPU that the fewest workers have; None where there is none."""
+    return min(gpus, key=taken.count, default=None)
 
 
 def _exit(process: BaseProcess) -> str:
     code = process.exitcode
-    killed = code is not None and code < 0
-    hint = " (killed; out of memory?)" if code == -9 else ""
-    return f"signal {-code}{hint}" if killed and code is not None else f"exit code {code}"
+    hint = " (killed: out of memory?)" if code == -signal.SIGKILL else ""
+    return f"exit code {code}{hint}"
 
 
-def _stop(workers: Sequence[_Worker], job: Job) -> None:
+def _wind_down(workers: Sequence[_Worker], job: Job) -> None:
     """Let runs end their epoch and write their checkpoint, for a while; a second interrupt ends
     the wait."""
     busy = {worker.pipe: worker for worker in workers if worker.run is not None}
@@ -136,7 +141,7 @@ def _stop(workers: Sequence[_Worker], job: Job) -> None:
             assert isinstance(ready, Connection)
             worker = busy[ready]
             try:
-                ended = ready.recv().kind == "end"
+                ended = not isinstance(ready.recv(), Event)
             except (EOFError, OSError):
                 ended = True
             if ended:
@@ -148,10 +153,8 @@ def _stop(workers: Sequence[_Worker], job: Job) -> None:
 
 def _dismiss(workers: Sequence[_Worker]) -> None:
     for worker in workers:
-        worker.process.terminate()
-    for worker in workers:
-        worker.process.join()
         worker.pipe.close()
+    stop(worker.process for worker in workers)
 
 
 def _tell(worker: _Worker, message: object) -> None:
@@ -163,40 +166,35 @@ def _tell(worker: _Worker, message: object) -> None:
 
 # ------------------------------------------------------------------------------------ the worker
 def _serve(
-    pipe: Connection, folder: Path, threads: int, checkpoint_seconds: float, gpu: str | None
+    pipe: Connection, folder: Path, threads: int, watching: Watching, gpu: str | None
 ) -> None:
     """Execute what comes through the pipe, until it is closed."""
+    end_with_parent()
     if gpu is not None:
         os.environ[VISIBLE] = gpu
-    store = Store(folder)
+    store, watching = Store(folder), replace(watching, watch=partial(_tell_of, pipe))
     while True:
         try:
-            spec = pipe.recv()
+            message = pipe.recv()
         except (EOFError, OSError):
             return
-        if spec == STOP:
+        if message == STOP:
             continue
+        (spec, digest), death = message, ""
         try:
-            execute(
-                _prepared(spec),
-                store,
-                _watch(pipe),
-                threads=threads,
-                checkpoint_seconds=checkpoint_seconds,
-            )
-        except StoppedError:
-            pass
-        pipe.send(Event("end"))
+            with suppress(StoppedError):
+                death = make(spec, digest, store, watching, threads)
+        except KeyboardInterrupt:  # Ctrl-C goes to the sweep: this is the run's own doing
+            raise SystemExit(INTERRUPTED) from None
+        pipe.send(death)
 
 
-def _prepared(spec: RunSpec) -> Run:
-    return prepare(spec)
-
-
-def _watch(pipe: Connection) -> Callable[[Event], None]:
-    def watch(event: Event) -> None:
+def _tell_of(pipe: Connection, event: Event) -> None:
+    """Send an event to the sweep, and hear whether the run is to stop."""
+    try:
         pipe.send(event)
-        if event.kind == "epoch" and pipe.poll() and pipe.recv() == STOP:
-            raise StoppedError
-
-    return watch
+        stopped = event.kind == "epoch" and pipe.poll() and pipe.recv() == STOP
+    except (EOFError, OSError):  # the sweep is gone
+        stopped = True
+    if stopped:
+        raise StoppedError

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mtlbench.errors import UsageError
 from mtlbench.runs.backends import PATIENCE, Backend, Job
 from mtlbench.runs.events import unwatched
-from mtlbench.runs.execute import execute
-from mtlbench.runs.spec import Run, RunSpec, prepare
+from mtlbench.runs.execute import Watching, make
+from mtlbench.runs.spec import Run, RunSpec
 from mtlbench.runs.store import Store
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ class OnRay(Backend):
                 job.queue.ended(run)
             ray.shutdown()
 
-    def _submit(
-        self, ray: Any, remote: Any, job: Job, running: dict[ObjectRef[Any], Run]
-    ) -> None:
+    def _submit(self, ray: Any, remote: Any, job: Job, running: dict[ObjectRef[Any], Run]) -> None:
         """Hand over runs for as much room as the cluster has now."""
         room = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1) // self.cpus))
         folder = job.store.folder.resolve()
@@ -73,7 +71,9 @@ class OnRay(Backend):
             run = job.queue.take()
             if run is None:
                 return
-            reference = remote.remote(run.spec, folder, job.threads, job.checkpoint_seconds)
+            reference = remote.remote(
+                run.spec, run.identity.digest, folder, job.watching(unwatched), job.threads
+            )
             running[reference] = run
 
 
@@ -119,20 +119,12 @@ def _reach(address: str) -> None:
 
 
 def _death(ray: Any, reference: Any) -> str:
-    """How the process of a task died; empty if the task came to its end."""
+    """Why a task left no record: what it says itself, or how its process died; empty if it did."""
     try:
-        ray.get(reference)
+        return str(ray.get(reference))
     except Exception as error:  # whatever Ray or the task raised is the reason
         return f"the run's process died on the cluster: {type(error).__name__}"
-    return ""
 
 
-def _run(spec: RunSpec, folder: Path, threads: int, checkpoint_seconds: float) -> None:
-    execute(
-        prepare(spec),
-        Store(folder),
-        unwatched,
-        threads=threads,
-        checkpoint_seconds=checkpoint_seconds,
-    )
-
+def _run(spec: RunSpec, digest: str, folder: Path, watching: Watching, threads: int) -> str:
+    return make(spec, digest, Store(folder), watching, threads)

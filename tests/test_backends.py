@@ -69,7 +69,7 @@ def test_a_death_costs_the_run_that_died(tmp_path: Path, alone: dict[str, Any]) 
         "stl": "ok",
         "fairgrad": "ok",
     }
-    assert "signal 9" in found["mgda"].reason
+    assert "exit code -9" in found["mgda"].reason
     assert numbers(found["stl"]) == alone["stl"]
 
 

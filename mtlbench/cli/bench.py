@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from mtlbench.bench.solvers import SolverRow
     from mtlbench.bench.steps import StepRow
+    from mtlbench.bench.sweeps import SweepRow
     from mtlbench.bench.timing import Row
 
 bench_app = typer.Typer(help="Measure what the library's own work costs.", no_args_is_help=True)
@@ -146,6 +147,27 @@ def _step_table(rows: Sequence[StepRow]) -> Table:
             "" if row.faster is None else f"{row.faster:.2f}",
             _verdict(row.met),
         )
+    return printed
+
+
+@bench_app.command("sweep")
+def sweep_(out: Out = None, plan: PlanFile = None, case: Like = "*") -> None:
+    """Time a sweep of many short runs: what each costs beyond its training and evaluation."""
+    from mtlbench.bench.sweeps import SweepPlan, cases, measured
+    from mtlbench.hardware import pick_device
+
+    wanted = cases(SweepPlan.read(plan))
+    cpu = pick_device("cpu")
+    _run(wanted, measured, _sweep_table, like=case, out=out, device=cpu, threads=1)
+
+
+def _sweep_table(rows: Sequence[SweepRow]) -> Table:
+    """The table for a terminal."""
+    headers = ("wall s", "train s", "evaluation s", "overhead s", "resume s / 1,000", "met")
+    printed = _table(*headers)
+    for row in rows:
+        numbers = (row.wall, row.train, row.evaluation, row.overhead, row.resume)
+        printed.add_row(escape(row.case), *(f"{n:.3g}" for n in numbers), _verdict(row.met))
     return printed
 
 

@@ -7,11 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError
-from mtlbench.hardware import PeakMemory, describe
+from mtlbench.hardware import PeakMemory, describe, torch_threads
 from mtlbench.registry import SHARPNESS, Spec
 from mtlbench.runs.provenance import Provenance, commit, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
@@ -21,7 +19,9 @@ from mtlbench.training.checkpoint import keep_model, read_checkpoint, write_stat
 from mtlbench.training.trainer import Trainer
 
 
-def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None) -> RunRecord:
+def execute(
+    run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None, *, threads: int = 1
+) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
     A run that diverges or fails ends as a record that says so. Only an interrupt gets out.
@@ -30,26 +30,29 @@ def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None)
         run: what to do.
         store: where records and checkpoints go.
         on_epoch: called after every epoch.
+        threads: torch threads that it computes with; numbers depend on them in their last digits.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     memory = PeakMemory(run.device)
     try:
-        outcome = _train(run, store, on_epoch)
+        with torch_threads(threads):
+            outcome = _train(run, store, on_epoch)
     except DivergedError as error:
-        record = failure(run, "diverged", str(error), started)
+        record = failure(run, "diverged", str(error), started, threads)
     except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-        record = failure(run, "failed", f"{type(error).__name__}: {error}", started)
+        record = failure(run, "failed", f"{type(error).__name__}: {error}", started, threads)
     else:
-        record = _record(run, "ok", "", started, peak_memory_mb=memory.megabytes(), **outcome)
+        outcome["peak_memory_mb"] = memory.megabytes()
+        record = _record(run, "ok", "", started, threads, **outcome)
     store.write(record)
     if record.status != "failed":  # what killed it may be mended, and the run go on from there
         _checkpoint(run, store).unlink(missing_ok=True)
     return record
 
 
-def failure(run: Run, status: Status, reason: str, started: str) -> RunRecord:
+def failure(run: Run, status: Status, reason: str, started: str, threads: int) -> RunRecord:
     """The record of a run that has no numbers."""
-    return _record(run, status, reason, started)
+    return _record(run, status, reason, started, threads)
 
 
 def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, Any]:
@@ -94,7 +97,9 @@ def _checkpoint(run: Run, store: Store) -> Path:
     return store.folder / "checkpoints" / f"{run.identity.stem}.pt"
 
 
-def _record(run: Run, status: Status, reason: str, started: str, **outcome: Any) -> RunRecord:
+def _record(
+    run: Run, status: Status, reason: str, started: str, threads: int, **outcome: Any
+) -> RunRecord:
     info = run.task.info
     return RunRecord(
         identity=run.identity,
@@ -116,7 +121,7 @@ def _record(run: Run, status: Status, reason: str, started: str, **outcome: Any)
             command=command(run),
             started=started,
             device=describe(run.device),
-            threads=torch.get_num_threads(),
+            threads=threads,
             versions=versions(),
             commit=commit()[0],
             dirty=commit()[1],

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import product
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from mtlbench.processes import INTERRUPTED, TERMINATED, end_with_parent, stop
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.runs.execute import execute, failure
 from mtlbench.runs.record import RunRecord
@@ -107,27 +109,33 @@ def sweep(
                     del active[ready]
                     ready.close()
                     process.join()
-                    on_record(run, _result(run, store, process))
+                    on_record(run, _result(run, store, process, threads))
     finally:
-        for _, process in active.values():
-            process.terminate()
-            process.join()
+        stop(process for _, process in active.values())
 
 
 def _child(spec: RunSpec, folder: Path, threads: int, progress: Connection) -> None:
-    torch.set_num_threads(threads)
+    end_with_parent()
+    torch.set_num_threads(threads)  # also for what comes before the run itself
     try:
-        execute(prepare(spec), Store(folder), lambda: progress.send(None))
+        execute(prepare(spec), Store(folder), partial(_tell, progress), threads=threads)
     except KeyboardInterrupt:
-        raise SystemExit(130) from None
+        raise SystemExit(INTERRUPTED) from None
 
 
-def _result(run: Run, store: Store, process: BaseProcess) -> RunRecord:
+def _tell(progress: Connection) -> None:
+    try:
+        progress.send(None)
+    except OSError:  # the sweep is gone, and the run is not at its end
+        raise SystemExit(TERMINATED) from None
+
+
+def _result(run: Run, store: Store, process: BaseProcess, threads: int) -> RunRecord:
     """What the process wrote; a record of its death if that is older than the run, or not there."""
     record = store.read(run.identity) if process.exitcode == 0 else None
     if record is None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         reason = f"the run's process ended with exit code {process.exitcode}"
-        record = failure(run, "failed", reason, now)
+        record = failure(run, "failed", reason, now, threads)
         store.write(record)
     return record

@@ -25,8 +25,10 @@ class DBMTL(WeightingMethod):
 
     Head k gets the gradient of its :math:`\log (L_k + 10^{-8})`. Zero rows stay zero.
 
-    A task that begins later begins as if its first gradient had been there from the start. A task
-    alone is plain descent, and its average follows.
+    The weights in an average sum to less than 1 at first, so that a task that begins later would
+    have a shorter one than the others. It begins as if its first gradient had been there from the
+    start; one that was away goes on as if its average had been its gradient. A task alone is plain
+    descent, and its average follows.
 
     Departs from the authors' code (LibMTL): nothing is added to the norms, which bounded the factor
     of a small gradient; a negative loss counts as zero.
@@ -47,7 +49,7 @@ class DBMTL(WeightingMethod):
         claims=("permutation", "scaling", "row-scaling"),
     )
     steps: Tensor
-    begun: Tensor
+    full: Tensor
     filled: Tensor
     average: Tensor
 
@@ -61,21 +63,22 @@ class DBMTL(WeightingMethod):
         super().__init__(n_tasks)
         self.beta, self.decay = beta, decay
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("begun", torch.zeros(n_tasks, dtype=torch.bool))
-        # Sum of the weights of the gradients in an average that began with the first step.
-        self.register_buffer("filled", torch.zeros((), dtype=torch.float64))
+        # Sum of the weights in an average that began with the first step, and in each task's.
+        self.register_buffer("full", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("filled", torch.zeros(n_tasks, dtype=torch.float64))
         self.register_buffer("average", torch.zeros(n_tasks, 0))  # (K, P) from the first step on
         self._proposed: tuple[Tensor, Tensor] | None = None
 
     def aggregate(self, view: GradientView) -> Update:
         J, t = view.jacobian(), int(self.steps) + 1
         beta, inverse = self.beta / t**self.decay, 1 / (view.losses.clamp_min(0) + EPS)
-        filled = beta * self.filled + 1 - beta
-        share = torch.where(self.begun, 1 - beta, filled).to(J)
+        begun, full = self.filled > 0, beta * self.full + 1 - beta
+        share = torch.where(begun, 1 - beta, full).to(J)
         average = J * (share * inverse)[:, None]
-        if bool(self.begun.any()):
-            average.add_(self.average.to(J), alpha=beta)
-        self._proposed = average, filled
+        if bool(begun.any()):
+            kept = torch.where(begun, beta * (self.full / self.filled), 0.0)
+            average.addcmul_(self.average.to(J), kept.to(J)[:, None])
+        self._proposed = average, full
         if view.n_tasks == 1:
             return super().aggregate(view)
         norms = average.norm(dim=1)
@@ -85,7 +88,7 @@ class DBMTL(WeightingMethod):
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         if self._proposed is not None:
-            self.average, self.filled = self._proposed
-            self.begun.fill_(True)
+            self.average, self.full = self._proposed
+            self.filled.copy_(self.full)
             self.steps += 1
             self._proposed = None

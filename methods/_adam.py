@@ -44,7 +44,7 @@ class TaskAdam(Optimizer):
         super().__init__(params, options)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         """Move the parameters by their ``grad``; those without one stay."""
         for group in self.param_groups:
             for p in group["params"]:

@@ -103,7 +103,7 @@ def _run(subject: MethodSubject, pattern: Pattern) -> Iterator[Update]:
         case = whole.permuted(tasks)
         losses[step, tasks], after = case.losses, rates[tasks] * case.losses
         random.seed(step)  # noise from elsewhere is another check's matter
-        torch.manual_seed(step)
+        torch.default_generator.manual_seed(step)
         with restricted(method, tasks.tolist()):
             update = copied(method.aggregate(case.view()))
             method.after_step(lambda after=after: after)  # type: ignore[misc]

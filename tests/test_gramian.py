@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtlbench import GramianMethod, MethodInfo, MultiTaskModel
 from mtlbench.engine.gramian import Array
+from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Batch, DenseView, GramianPoint
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import Spec
@@ -108,6 +109,27 @@ def test_refresh_solves_on_every_nth_step_only() -> None:
         assert np.array_equal(method.weights(dense_view()), expected)
         method.after_step(_no_evaluation)
     assert len(method.seen) == 2
+
+
+def test_weights_are_reused_for_the_tasks_that_they_were_solved_for() -> None:
+    """Those of other tasks sum to anything, and may all be zero."""
+    pair = np.array([0.6, 0.4])
+    vertex = np.array([0.0, 1.0, 0.0])
+    method = Scripted(3, [vertex, pair, ArithmeticError(), GOOD], refresh=3)
+    steps: list[tuple[list[int], Array]] = [
+        ([0, 1, 2], vertex),
+        ([0, 2], pair),  # solved again, as the weight went to task 1
+        ([0, 2], pair),
+        ([0, 1], np.array([0.5, 0.5])),  # not solved, and there are no weights of theirs
+        ([0, 1, 2], GOOD),
+    ]
+    for tasks, expected in steps:
+        whole = dense_view()
+        view = DenseView(whole.losses[tasks], whole.jacobian()[tasks], [], whole.generator)
+        with restricted(method, tasks):
+            assert np.array_equal(method.weights(view), expected)
+            method.after_step(_no_evaluation)
+    assert len(method.seen) == 4
 
 
 def test_weights_once_returned_stay_as_they_were() -> None:

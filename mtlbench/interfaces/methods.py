@@ -81,7 +81,9 @@ class WeightingMethod(Stateful, ABC):
 
     What it knows of each task it keeps in parameters or buffers whose first dimension is K, or the
     first two. On a step in which some tasks have no label it is a method of the others, with their
-    entries alone: ``n_tasks`` may differ from step to step.
+    entries alone: ``n_tasks`` may differ from step to step. What it knows of a task begins with the
+    first step in which that one takes part, which need not be the run's first: a count of steps
+    that decides how something begins is a number a task, too.
 
     Args:
         n_tasks: K.

@@ -37,6 +37,7 @@ from mtlbench.testing.findings import (
     same,
 )
 from mtlbench.testing.networks import batch, infinite, squared, without_gradient
+from mtlbench.testing.partial import partial_labels
 from mtlbench.testing.steps import DTYPES, EPOCH, devices, difference, resumed, snapshot
 from mtlbench.testing.trials import MethodSubject, copied, relative, step, updates, vectors
 from mtlbench.training.stepper import Stepper
@@ -295,5 +296,6 @@ CHECKS: tuple[Check[MethodSubject], ...] = (
     Check("resume", _resume),
     Check("dtype", _dtype),
     Check("non-finite", _non_finite),
+    Check("partial labels", partial_labels),
     *PROPERTIES,
 )

@@ -49,6 +49,7 @@ class GradVac(InRandomOrders):
         backwards="per-task",
         claims=("scaling", "identical", "stationarity"),
     )
+    pairs = ("targets",)
     targets: Tensor
 
     def __init__(

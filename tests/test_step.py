@@ -75,7 +75,7 @@ def test_three_steps_follow_the_reference(
 
 
 # ---------------------------------------------------------------------------------------- passes
-ON_LOSSES = ("dwa", "famo", "gls", "imtl_l", "ls", "rlw", "si", "static", "stch", "uw")
+ON_LOSSES = ("dwa", "famo", "gls", "imtl_l", "ls", "rlw", "si", "static", "stch", "uw", "uw_so")
 AFTERWARDS = ("famo",)
 
 
@@ -186,7 +186,7 @@ def _offsets(params: list[nn.Parameter]) -> list[int]:
 
 
 # ---------------------------------------------------------------------------------- method state
-WITHOUT_STEPS = {"gls", "graddrop", "ls", "random", "rlw", "si", "static", "trimmed_mean"}
+WITHOUT_STEPS = {"gls", "graddrop", "ls", "random", "rlw", "si", "static", "trimmed_mean", "uw_so"}
 ON_EPOCHS = {"dwa", "stch"}
 
 

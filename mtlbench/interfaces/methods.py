@@ -80,16 +80,18 @@ class WeightingMethod(Stateful, ABC):
     :meth:`after_step` and nowhere else.
 
     What it knows of each task it keeps in parameters or buffers whose first dimension is K, or the
-    first two. On a step in which some tasks have no label it is a method of the others, with their
-    entries alone: ``n_tasks`` may differ from step to step. What it knows of a task begins with the
-    first step in which that one takes part, which need not be the run's first: a count of steps
-    that decides how something begins is a number a task, too.
+    first two if they are named in ``pairs``. On a step in which some tasks have no label it is a
+    method of the others, with their entries alone: ``n_tasks`` may differ from step to step. What
+    it knows of a task begins with the first step in which that one takes part, which need not be
+    the run's first: a count of steps that decides how something begins is a number a task, too.
 
     Args:
         n_tasks: K.
     """
 
     info: ClassVar[MethodInfo]
+    pairs: ClassVar[tuple[str, ...]] = ()
+    """Parameters and buffers that hold something for each pair of tasks, (K, K, ...)."""
     at: GramianPoint = "shared"
     """Where the gradients are taken that the weights are solved from."""
 

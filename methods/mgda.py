@@ -10,6 +10,9 @@ from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
 
+TIES = 1000
+"""The ridge in units of the rounding error, which then moves the weights by a thousandth at most."""
+
 
 class MGDA(GramianMethod):
     r"""Min-norm weighting from `"Multi-Task Learning as Multi-Objective Optimization"
@@ -20,7 +23,8 @@ class MGDA(GramianMethod):
     Departs from the authors' code: the optimum is found exactly (non-negative least squares), not
     by Frank-Wolfe. As there, ``normalize`` scales gradient k by 1/n_k before the solve only: with
     l2, n_k = |g_k|; with loss, n_k = L_k; with loss+, n_k = L_k |g_k|; the weights apply to the
-    gradients as they are.
+    gradients as they are. Scaled gradients may be equal where the gradients are not, and any weights
+    of theirs are then as good: a ridge somewhat above rounding error chooses the most equal ones.
 
     Args:
         n_tasks: K.
@@ -61,4 +65,5 @@ class MGDA(GramianMethod):
         if sizes is None:
             return gramian
         inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        return np.asarray(gramian * np.outer(inverse, inverse))
+        scaled = gramian * np.outer(inverse, inverse)
+        return np.asarray(scaled + np.diag(TIES * self.resolution * np.diag(scaled)))

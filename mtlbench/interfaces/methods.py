@@ -54,6 +54,8 @@ class MethodInfo:
         backwards: backward passes a step, without a wrapper.
         extra_forwards: forward passes a step beyond the first.
         claims: what ``mtlbench check`` holds the method to, with its default options.
+        discontinuous: where the update jumps by the method's definition, and why; empty if it does
+            not, and ``mtlbench check`` then holds the method to it.
     """
 
     name: str
@@ -66,6 +68,7 @@ class MethodInfo:
     backwards: Literal["one", "per-task"] = "one"
     extra_forwards: int = 0
     claims: tuple[Claim, ...] = ()
+    discontinuous: str = ""
 
     def passes(self, n_tasks: int) -> Passes:
         """What a step costs without a wrapper, on inputs that all tasks share."""

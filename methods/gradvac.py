@@ -69,7 +69,9 @@ class GradVac(InRandomOrders):
         norms, tasks = np.sqrt(np.diag(gramian)), np.arange(self.n_tasks)
         w = np.eye(self.n_tasks)  # row i: the coefficients of g_i'
         targets = self.targets.cpu().numpy().copy()
-        rounding = (2 * self.n_tasks * self.resolution) ** 0.5  # of a length, as G has that of squares
+        rounding = (
+            2 * self.n_tasks * self.resolution
+        ) ** 0.5  # of a length, as G has that of squares
         for order in self._orders.T:
             sizes = np.sqrt(np.maximum(((w @ gramian) * w).sum(axis=1), 0))
             sizes[sizes <= rounding * (np.abs(w) @ norms)] = 0

@@ -11,7 +11,7 @@ from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._solvers import min_norm
 
 TIES = 1000
-"""The ridge in units of the rounding error, which then moves the weights by a thousandth at most."""
+"""The ridge in units of the rounding error, which moves weights by about a thousandth then."""
 
 
 class MGDA(GramianMethod):
@@ -23,8 +23,8 @@ class MGDA(GramianMethod):
     Departs from the authors' code: the optimum is found exactly (non-negative least squares), not
     by Frank-Wolfe. As there, ``normalize`` scales gradient k by 1/n_k before the solve only: with
     l2, n_k = |g_k|; with loss, n_k = L_k; with loss+, n_k = L_k |g_k|; the weights apply to the
-    gradients as they are. Scaled gradients may be equal where the gradients are not, and any weights
-    of theirs are then as good: a ridge somewhat above rounding error chooses the most equal ones.
+    gradients as they are. Where scaled gradients are equal but the gradients are not, many weights
+    are optimal: a ridge somewhat above rounding error chooses the most equal ones.
 
     Args:
         n_tasks: K.

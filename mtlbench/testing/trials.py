@@ -73,7 +73,7 @@ def vectors(update: Update) -> list[Tensor]:
 def summed(update: Update, J: Tensor) -> float:
     """The sizes of what was summed into an update: what rounding errors are relative to."""
     norms = J.norm(dim=1)
-    return float(norms.sum() if update.weights is None else update.weights.abs() @ norms)
+    return float(norms.sum() if update.weights is None else update.weights.to(norms).abs() @ norms)
 
 
 def relative(error: Tensor | float, size: float) -> float:

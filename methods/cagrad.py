@@ -81,4 +81,4 @@ class CAGrad(GramianMethod):
 
 
 def _length(gramian: Array, weights: Array) -> float:
-    return max(float(weights @ gramian @ weights), 0.0) ** 0.5
+    return float(np.sqrt(np.maximum(weights @ gramian @ weights, 0)))

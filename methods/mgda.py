@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mtlbench.engine.gramian import Array, GramianMethod
-from mtlbench.interfaces import MethodInfo
+from mtlbench.interfaces import HeadPolicy, MethodInfo
 from mtlbench.methods._solvers import min_norm
 
 TIES = 1000
@@ -30,6 +30,8 @@ class MGDA(GramianMethod):
         n_tasks: K.
         normalize: how each gradient is scaled before the solve.
         solver: "nnls", or "cvxpy" (slow, certified).
+        heads: "unit" as in the paper (Algorithm 2) and in LibMTL: head k takes its own gradient;
+            "weighted" as released with Nash-MTL and SAMO: it takes :math:`w_k` times that.
         common: see :class:`GramianMethod`; "representation" is the paper's MGDA-UB.
     """
 
@@ -38,7 +40,7 @@ class MGDA(GramianMethod):
         title="MGDA",
         year=2018,
         arxiv="1810.04650",
-        head_policy="weighted",
+        head_policy="unit",
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "identical", "simplex", "non-conflict", "stationarity"),
@@ -50,9 +52,11 @@ class MGDA(GramianMethod):
         *,
         normalize: Literal["none", "l2", "loss", "loss+"] = "none",
         solver: Literal["nnls", "cvxpy"] = "nnls",
+        heads: HeadPolicy = "unit",
         **common: Any,
     ) -> None:
         super().__init__(n_tasks, **common)
+        self.use_heads(heads)
         self.normalize, self.solver = normalize, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

@@ -8,12 +8,11 @@ from functools import partial
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mtlbench.interfaces import Update
 from mtlbench.testing.families import Case
 from mtlbench.testing.findings import require
-from mtlbench.testing.trials import MethodSubject, relative, summed, updates
+from mtlbench.testing.trials import MethodSubject, length, relative, updates
 
 ONE_ULP = "one ulp"
 """Name of the check."""
@@ -21,8 +20,6 @@ ONE_ULP = "one ulp"
 KS, STEPS, TRIALS = (2, 3, 7), 3, 3
 BOUNDS = {torch.float64: 1e-6, torch.float32: 1e-2}
 """How far the update may move, relative to its length: more than the root of a rounding error."""
-CANCELLED = 1e-3
-"""What is shorter, relative to the gradients, counts as so long."""
 
 Degenerate = Callable[[Tensor], Tensor]
 """Turns ordinary gradients (K, P) into those at which methods may jump."""
@@ -33,7 +30,7 @@ def _parallel(J: Tensor) -> Tensor:
 
 
 def _equally_long(J: Tensor) -> Tensor:
-    return J / J.norm(dim=1, keepdim=True)
+    return nn.functional.normalize(J)
 
 
 def _opposite(J: Tensor) -> Tensor:
@@ -86,14 +83,6 @@ def _nudged(case: Case, dtype: torch.dtype, seed: int) -> Case:
     return replace(case, jacobian=J.double())
 
 
-def _size(subject: MethodSubject, case: Case, update: Update) -> float:
-    """Of the update, or what counts as its size if it is much smaller than the gradients are."""
-    norms = case.jacobian.norm(dim=1)
-    scale = {"mean": norms.mean(), "sum": norms.sum()}.get(subject.info.scale)
-    usual = summed(update, case.jacobian) if scale is None else float(scale)
-    return max(float(update.shared.norm()), CANCELLED * usual)
-
-
 def one_ulp(subject: MethodSubject) -> str:
     """The last bits of degenerate gradients do not decide where a step leads."""
     for (name, spoil), K, (dtype, bound) in product(DEGENERATE.items(), KS, BOUNDS.items()):
@@ -104,7 +93,7 @@ def one_ulp(subject: MethodSubject) -> str:
         )
         for other in others:
             for step, (case, a, b) in enumerate(zip(run, exact, other, strict=True), 1):
-                moved = relative((a.shared - b.shared).norm(), _size(subject, case, a))
+                moved = relative((a.shared - b.shared).norm(), length(subject, a, case.jacobian))
                 where = f"{name}, K = {K}, {dtype}, step {step}"
                 require(moved <= bound, f"moves by {moved:.1e} of its length: {where}")
     return f"{len(DEGENERATE)} families of Jacobians, K = {', '.join(map(str, KS))}"

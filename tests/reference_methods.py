@@ -185,6 +185,8 @@ class OnGramian(Method):
 
 
 class MGDA(OnGramian):
+    unit_heads = True
+
     def solve(self, G: Array) -> Array:
         return min_norm_by_enumeration(G)
 
@@ -229,17 +231,8 @@ class OnJacobian(Method):
         return self.direction(losses, J), heads
 
 
-class Random(Method):
+class Random(RLW):
     unit_heads = True
-
-    def aggregate(
-        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
-    ) -> Gradients:
-        self.w = random_weights(self.K, generator)
-        return super().aggregate(losses, J, heads, generator)
-
-    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
-        return self.w
 
 
 class SDMGrad(OnJacobian):
@@ -276,6 +269,8 @@ class ConFIG(OnJacobian):
 
 
 class IMTLG(Method):
+    unit_heads = True
+
     """The paper's closed form, first the weights of all tasks but the first."""
 
     def weights(self, losses: Tensor, J: Tensor) -> Tensor:

@@ -17,6 +17,8 @@ from mtlbench.interfaces import GradientView, GramianPoint, WeightingMethod
 logger = logging.getLogger(__name__)
 Array = NDArray[np.float64]
 
+DOUBLE, SINGLE = (float(torch.finfo(dtype).eps) for dtype in (torch.float64, torch.float32))
+
 
 class GramianMethod(WeightingMethod):
     """Weights from a solve on ``G`` in double precision.
@@ -60,10 +62,15 @@ class GramianMethod(WeightingMethod):
             ArithmeticError: there is no solution, or it was not found.
         """
 
+    resolution = DOUBLE
+    """Rounding error of what :meth:`solve` is given, relative to the lengths of the gradients: what
+    is below it is to count as zero."""
+
     def weights(self, view: GradientView) -> Tensor:
         if self.refresh > 1 and self._known() and self.steps - self.solved_at[0] < self.refresh:
             return self.last_weights.to(view.losses, copy=True)
         gramian = view.gramian(self.at).double().cpu().numpy()
+        self.resolution = DOUBLE if view.losses.dtype == torch.float64 else SINGLE
         solution = self._solved(gramian, view.losses.double().cpu().numpy())
         self._proposed = torch.from_numpy(solution)
         return self._proposed.to(view.losses)

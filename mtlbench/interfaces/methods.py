@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -51,9 +51,11 @@ class MethodInfo:
         role: ``"reference"`` trains each task alone (delta-m is measured against it),
             ``"baseline"`` is the method that run times are compared with, everything else is a
             ``"method"``.
-        backwards: backward passes a step, without a wrapper.
+        backwards: backward passes through the trunk a step, without a wrapper.
         extra_forwards: forward passes a step beyond the first.
         claims: what ``mtlbench check`` holds the method to, with its default options.
+        discontinuous: where the update jumps by the method's definition, and why; empty if it does
+            not, and ``mtlbench check`` then holds the method to it.
     """
 
     name: str
@@ -66,10 +68,16 @@ class MethodInfo:
     backwards: Literal["one", "per-task"] = "one"
     extra_forwards: int = 0
     claims: tuple[Claim, ...] = ()
+    discontinuous: str = ""
 
     def passes(self, n_tasks: int) -> Passes:
         """What a step costs without a wrapper, on inputs that all tasks share."""
-        return Passes(1 + self.extra_forwards, 1 if self.backwards == "one" else n_tasks)
+        if self.backwards == "per-task":
+            return Passes(1 + self.extra_forwards, n_tasks)
+        alone = (
+            n_tasks if self.head_policy == "unit" else 0
+        )  # heads, as the trunk's pass is weighted
+        return Passes(1 + self.extra_forwards, 1, alone)
 
 
 class WeightingMethod(Stateful, ABC):
@@ -98,6 +106,10 @@ class WeightingMethod(Stateful, ABC):
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
         self.n_tasks = n_tasks
+
+    def use_heads(self, policy: HeadPolicy) -> None:
+        """For methods with the option ``heads``: this one's ``info`` has that policy."""
+        vars(self)["info"] = replace(self.info, head_policy=policy)
 
     def weights(self, view: GradientView) -> Tensor:
         """Task weights (K,), detached."""

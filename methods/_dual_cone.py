@@ -35,5 +35,5 @@ class DualConeMethod(GramianMethod):
         """Weights (R, K) of the combinations of gradients that are projected."""
 
     def solve(self, gramian: Array, losses: Array) -> Array:
-        projected = project_dual_cone(gramian, self.references(), self.solver)
+        projected = project_dual_cone(gramian, self.references(), self.solver, self.resolution)
         return np.asarray(projected.mean(axis=0))

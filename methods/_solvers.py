@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.linalg.lapack import dposv, dpotrf
 from scipy.optimize import nnls
 
-Array = NDArray[np.float64]
+from mtlbench.engine.gramian import DOUBLE, Array
 
 FAIR_RIDGE: Final = 1e-6
 """Squared distance to 0 of the hull of the unit gradients below which :func:`fair` adds a ridge."""
@@ -206,7 +206,10 @@ def fair(gramian: ArrayLike, alpha: float, solver: Literal["newton", "cvxpy"] = 
 
 
 def project_dual_cone(
-    gramian: ArrayLike, reference: ArrayLike, solver: Literal["nnls", "cvxpy"] = "nnls"
+    gramian: ArrayLike,
+    reference: ArrayLike,
+    solver: Literal["nnls", "cvxpy"] = "nnls",
+    resolution: float = DOUBLE,
 ) -> Array:
     r"""Weights of the projection of :math:`J^\top r` onto the dual cone of the gradients.
 
@@ -216,14 +219,21 @@ def project_dual_cone(
 
     .. math:: w = r + v, \quad v = \arg\min_{v \ge 0} \lVert J^\top (r + v) \rVert^2
 
-    Departs from the authors' code, which adds a ridge to G and calls a general QP solver: here
-    v is found by an active-set method, without a ridge. The entry of a zero row stays as it was.
+    Where gradients cancel, v is not unique, the cone has no interior, and a gradient that is off
+    by a rounding error has another projection, by way of weights without bound. Hence a ridge as
+    large as the error of G: of all v that do as well, one of the shortest is found, and a loss may
+    grow by the root of the ridge at most (1e-7 of the lengths for gradients in double, 1e-3 in
+    single precision; weights of order 1 let it grow by the ridge itself).
+
+    Departs from the authors' code, which adds a ridge of 1e-4 and calls a general QP solver: here
+    v is found by an active-set method. The entry of a zero row stays as it was.
 
     Args:
         gramian: ``(K, K)``, inner products of the task gradients.
         reference: ``(K,)``, the weights r of the vector that is projected, or ``(R, K)``: those of
             several, each projected by itself.
         solver: ``"nnls"`` or ``"cvxpy"``.
+        resolution: rounding error of the gradients' inner products, relative to their lengths.
 
     Returns:
         Of the shape of ``reference``, and at least ``reference``.
@@ -240,7 +250,7 @@ def project_dual_cone(
     sizes = np.abs(rows).sum(axis=1, keepdims=True)
     rows = np.divide(rows, sizes, out=np.zeros_like(rows), where=sizes > 0)
     lift = _cvxpy_lift if _use_cvxpy(solver, "nnls") else _lift
-    v = sizes * lift(cosines, rows)
+    v = sizes * lift(cosines, rows, 2 * len(norms) * resolution)
     w: Array = r + np.divide(v, norms, out=np.zeros_like(v), where=norms > 0).reshape(r.shape)
     return w
 
@@ -294,8 +304,9 @@ def _scaled(gramian: ArrayLike) -> tuple[Array, Array, float]:
     return cosines, norms, scale
 
 
-def _unit_factor(cosines: Array) -> Array:
+def _unit_factor(cosines: Array, ridge: float = 0.0) -> Array:
     """Rows F with ``F @ F.T`` equal to ``cosines``; eigenvalues that are rounding error become 0.
+    The ridge is then added to all.
 
     An eigenvector factor, as a Cholesky factor needs a ridge where G is singular.
     """
@@ -306,7 +317,7 @@ def _unit_factor(cosines: Array) -> Array:
     if values[0] < -1e-3 * values[-1]:
         raise SolveError(f"the Gramian is not positive semi-definite: eigenvalue {values[0]}")
     values[values < len(values) * np.finfo(np.float64).eps * values[-1]] = 0
-    factor: Array = vectors * np.sqrt(values)
+    factor: Array = vectors * np.sqrt(values + ridge)
     factor[np.diag(cosines) == 0] = 0  # rounding error would be a direction of any length
     return factor
 
@@ -385,16 +396,26 @@ def _min_norm_point(points: Array) -> Array:
     return _nearest(units @ units.T, norms, lambda: units)
 
 
-def _lift(cosines: Array, rows: Array) -> Array:
-    """For each row r, the ``v >= 0`` for which ``r + v`` combines the unit rows to the shortest."""
-    steady, factor = _is_steady(cosines), cache(partial(_unit_factor, cosines))
+def _lift(cosines: Array, rows: Array, ridge: float) -> Array:
+    """For each row r, the ``v >= 0`` for which ``r + v`` combines the unit rows to the shortest.
+
+    Args:
+        cosines: (K, K).
+        rows: (R, K), absolute values sum to one.
+        ridge: times the squared length of ``r + v`` is added to that of the combination.
+    """
+    factor = cache(partial(_unit_factor, cosines, ridge))
+    cosines = cosines + np.diag(ridge * np.diag(cosines))
+    steady = _is_steady(cosines)
     if not steady:
         cosines = factor() @ factor().T
     lifted = np.zeros_like(rows)
     for row, v in zip(rows, lifted, strict=True):
         found = _exchange(cosines, -cosines @ row) if steady else None
         v[:] = _nnls(factor().T, -factor().T @ row) if found is None else found
-        _certify(cosines @ (row + v), 1 + v.sum())
+        # The errors are relative to what is projected, whatever is summed to its projection.
+        slack, size = cosines @ (row + v), max(float(row @ cosines @ row), ridge) ** 0.5
+        _certify(np.where(v > 0, -np.abs(slack), slack), size)
     return lifted
 
 
@@ -470,8 +491,8 @@ def _cvxpy_simplex(size: int, objective: Callable[[Any, Any], Any]) -> Array:
     return w / float(w.sum())
 
 
-def _cvxpy_lift(cosines: Array, rows: Array) -> Array:
-    factor, size = _unit_factor(cosines).T, len(cosines)
+def _cvxpy_lift(cosines: Array, rows: Array, ridge: float) -> Array:
+    factor, size = _unit_factor(cosines, ridge).T, len(cosines)
 
     def solve(row: Array) -> Array:
         return _cvxpy_solve(size, lambda cp, v: (cp.sum_squares(factor @ (row + v)), []))

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy.optimize import Bounds, least_squares, minimize
 
-from mtlbench.methods._solvers import Array, cagrad_dual, fair, min_norm, project_dual_cone
+from mtlbench.engine.gramian import Array
+from mtlbench.methods._solvers import cagrad_dual, fair, min_norm, project_dual_cone
 
 if TYPE_CHECKING:
     from mtlbench.methods._dual_cone import DualConeMethod

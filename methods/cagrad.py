@@ -11,10 +11,7 @@ from pydantic import NonNegativeFloat
 
 from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
-from mtlbench.methods._solvers import cagrad_dual
-
-RESOLUTION = 1e-6
-"""Length of :math:`g_v`, relative to what it is summed from, that float32 tells from zero."""
+from mtlbench.methods._solvers import cagrad_dual, project_dual_cone
 
 
 class CAGrad(GramianMethod):
@@ -27,7 +24,11 @@ class CAGrad(GramianMethod):
         \rVert, \qquad d = \frac{1}{1 + c^2} \left( g_0 + c \frac{\lVert g_0 \rVert}{\lVert g_v
         \rVert} g_v \right)
 
-    Where :math:`g_v` is zero up to rounding there is no direction to add to :math:`g_0`.
+    :math:`(1 + c^2) d` is the point of the ball around :math:`g_0` at which the task that gains
+    least gains most. Where :math:`g_v` is zero up to rounding, the gradients cancel and no point
+    does better than to leave that task as it is. Many may do so; d is the one nearest to
+    :math:`g_0`, its projection onto the dual cone :math:`\{x : J x \ge 0\}`, which lies in the ball
+    there. Right beside such J the formula applies, and d lies on the sphere.
 
     Departs from the authors' code: v is found exactly (a min-norm point and one scalar equation),
     not by SLSQP with finite differences, and the update is not multiplied by K (a protocol's
@@ -50,6 +51,7 @@ class CAGrad(GramianMethod):
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "stationarity"),
+        discontinuous="where the gradients cancel: many points of the ball are best",
     )
 
     def __init__(
@@ -68,8 +70,15 @@ class CAGrad(GramianMethod):
 
     def solve_by(self, dual: Callable[[Array], Array], gramian: Array) -> Array:
         """Weights from what ``dual`` finds: v, from the Gramian."""
-        v = dual(gramian)
-        size, mean_size = (max(float(q), 0.0) ** 0.5 for q in (v @ gramian @ v, gramian.mean()))
-        resolved = size > RESOLUTION * float(v @ np.sqrt(np.diag(gramian)))
-        ratio = self.c * mean_size / size if resolved else 0.0
-        return np.asarray((1 / self.n_tasks + ratio * v) / (1 + self.c**2))
+        K, v = self.n_tasks, dual(gramian)
+        radius, size = self.c * max(gramian.mean(), 0.0) ** 0.5, _length(gramian, v)
+        equal, rounding = np.full(K, 1 / K), (2 * K * self.resolution) ** 0.5
+        if size <= rounding * float(v @ np.sqrt(np.diag(gramian))):
+            v = project_dual_cone(gramian, equal, self.solver, self.resolution) - equal
+            size = max(_length(gramian, v), radius)
+        ratio = radius / size if size else 0.0
+        return np.asarray((equal + ratio * v) / (1 + self.c**2))
+
+
+def _length(gramian: Array, weights: Array) -> float:
+    return float(np.sqrt(np.maximum(weights @ gramian @ weights, 0)))

@@ -25,6 +25,11 @@ class DBMTL(WeightingMethod):
 
     Head k gets the gradient of its :math:`\log (L_k + 10^{-8})`. Zero rows stay zero.
 
+    The weights in an average sum to less than 1 at first, so that a task that begins later would
+    have a shorter one than the others. It begins as if its first gradient had been there from the
+    start; one that was away goes on as if its average had been its gradient. A task alone is plain
+    descent, and its average follows.
+
     Departs from the authors' code (LibMTL): nothing is added to the norms, which bounded the factor
     of a small gradient; a negative loss counts as zero.
 
@@ -44,6 +49,8 @@ class DBMTL(WeightingMethod):
         claims=("permutation", "scaling", "row-scaling"),
     )
     steps: Tensor
+    full: Tensor
+    filled: Tensor
     average: Tensor
 
     def __init__(
@@ -56,18 +63,24 @@ class DBMTL(WeightingMethod):
         super().__init__(n_tasks)
         self.beta, self.decay = beta, decay
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        # Sum of the weights in an average that began with the first step, and in each task's.
+        self.register_buffer("full", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("filled", torch.zeros(n_tasks, dtype=torch.float64))
         self.register_buffer("average", torch.zeros(n_tasks, 0))  # (K, P) from the first step on
-        self._proposed: Tensor | None = None
+        self._proposed: tuple[Tensor, Tensor] | None = None
 
     def aggregate(self, view: GradientView) -> Update:
-        if view.n_tasks == 1:
-            return super().aggregate(view)
         J, t = view.jacobian(), int(self.steps) + 1
         beta, inverse = self.beta / t**self.decay, 1 / (view.losses.clamp_min(0) + EPS)
-        average = J * ((1 - beta) * inverse)[:, None]
-        if t > 1:
-            average.add_(self.average.to(J), alpha=beta)
-        self._proposed = average
+        begun, full = self.filled > 0, beta * self.full + 1 - beta
+        share = torch.where(begun, 1 - beta, full).to(J)
+        average = J * (share * inverse)[:, None]
+        if bool(begun.any()):
+            kept = torch.where(begun, beta * (self.full / self.filled), 0.0)
+            average.addcmul_(self.average.to(J), kept.to(J)[:, None])
+        self._proposed = average, full
+        if view.n_tasks == 1:
+            return super().aggregate(view)
         norms = average.norm(dim=1)
         factors = torch.where(norms > 0, norms.max() / norms, 0.0)
         heads = [w * own for w, own in zip(inverse, view.head_grads(), strict=True)]
@@ -75,6 +88,7 @@ class DBMTL(WeightingMethod):
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         if self._proposed is not None:
-            self.average = self._proposed
+            self.average, self.full = self._proposed
+            self.filled.copy_(self.full)
             self.steps += 1
             self._proposed = None

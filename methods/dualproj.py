@@ -16,8 +16,10 @@ class DualProj(DualConeMethod):
 
     .. math:: d = \arg\min_x \lVert x - g_0 \rVert \quad \text{subject to} \quad J x \ge 0
 
-    Departs from the authors' code (TorchJD): the projection is found exactly by an active-set
-    method; no ridge is added to G.
+    Where gradients cancel the cone loses its interior, and J beside have other projections.
+
+    Departs from the authors' code (TorchJD): the projection is found by an active-set method, and
+    the ridge is of the size of the rounding error of G, not 1e-4.
 
     Args:
         n_tasks: K.
@@ -34,6 +36,7 @@ class DualProj(DualConeMethod):
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "identical", "non-conflict", "stationarity"),
+        discontinuous="where the gradients cancel: the dual cone loses its interior",
     )
 
     def references(self) -> Array:

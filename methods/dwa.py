@@ -20,7 +20,7 @@ class DWA(WeightingMethod):
     .. math:: w(t) = K \operatorname{softmax}(r / T), \qquad
         r_k = \frac{\bar L_k(t - 1)}{\bar L_k(t - 2)}
 
-    and w = 1 in the first two epochs.
+    and :math:`r_k = 1` until a task has had labels in two epochs, the last two of which count.
 
     Departs from the authors' code: none known.
 
@@ -40,22 +40,25 @@ class DWA(WeightingMethod):
     )
     current: Tensor
     last: Tensor
-    epochs: Tensor
+    begun: Tensor
+    ratios: Tensor
 
     def __init__(self, n_tasks: int, *, temperature: PositiveFloat = 2.0) -> None:
         super().__init__(n_tasks)
         self.temperature = temperature
         self.register_buffer("current", torch.ones(n_tasks))
         self.register_buffer("last", torch.zeros(n_tasks))
-        self.register_buffer("epochs", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("begun", torch.zeros(n_tasks, dtype=torch.bool))
+        self.register_buffer("ratios", torch.ones(n_tasks))
 
     def weights(self, view: GradientView) -> Tensor:
         return self.current.to(view.losses, copy=True)
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
-        mean = torch.where(mean_losses.isnan(), self.last, mean_losses.to(self.last))
-        if self.epochs > 0:
-            ratio = mean / self.last.clamp_min(EPS)
-            self.current.copy_(self.n_tasks * (ratio / self.temperature).softmax(0))
-        self.last.copy_(mean)
-        self.epochs += 1
+        mean = mean_losses.to(self.last)
+        there = ~mean.isnan()
+        found = mean / self.last.clamp_min(EPS)
+        self.ratios.copy_(torch.where(there & self.begun, found, self.ratios))
+        self.current.copy_(self.n_tasks * (self.ratios / self.temperature).softmax(0))
+        self.last.copy_(torch.where(there, mean, self.last))
+        self.begun |= there

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import PositiveFloat
 
 from mtlbench.engine.gramian import Array, GramianMethod
-from mtlbench.interfaces import MethodInfo
+from mtlbench.interfaces import HeadPolicy, Later, MethodInfo
 from mtlbench.methods._solvers import fair
 
 
@@ -15,6 +15,10 @@ class FairGrad(GramianMethod):
     r"""`"Fair Resource Allocation in Multi-Task Learning" <https://arxiv.org/abs/2402.15638>`_.
 
     .. math:: (G w)^{\alpha} = 1 / w \quad \text{(elementwise)}
+
+    No loss grows, to first order: all of :math:`G w` is positive. Where the gradients cancel there is
+    no such w; the one that is found by way of a ridge (:func:`~mtlbench.methods._solvers.fair`) then
+    lets losses grow by up to a thousandth of the update's length.
 
     Departs from the authors' code: a damped Newton method on the convex objective finds w to 1e-8,
     where the released ``least_squares`` with finite differences stops earlier; the update is not
@@ -24,6 +28,8 @@ class FairGrad(GramianMethod):
         n_tasks: K.
         alpha: fairness; 1 is Nash-MTL's condition, 2 the released runs' value.
         solver: "newton", or "cvxpy" (slow, certified).
+        heads: "unit" as released: head k takes its own gradient; "weighted" as in LibMTL: it takes
+            :math:`w_k` times that.
         common: see :class:`GramianMethod`.
     """
 
@@ -34,7 +40,7 @@ class FairGrad(GramianMethod):
         arxiv="2402.15638",
         head_policy="unit",
         backwards="per-task",
-        claims=("permutation", "non-conflict", "stationarity"),
+        claims=("permutation", "stationarity"),
     )
 
     def __init__(
@@ -43,9 +49,11 @@ class FairGrad(GramianMethod):
         *,
         alpha: PositiveFloat = 2.0,
         solver: Literal["newton", "cvxpy"] = "newton",
+        heads: Annotated[HeadPolicy, Later()] = "unit",
         **common: Any,
     ) -> None:
         super().__init__(n_tasks, **common)
+        self.use_heads(heads)
         self.alpha, self.solver = alpha, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

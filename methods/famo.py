@@ -9,6 +9,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+from mtlbench.methods._adam import TaskAdam
 
 EPS = 1e-8
 
@@ -25,8 +26,11 @@ class FAMO(WeightingMethod):
 
     where L' are the losses of the same batch after the step.
 
-    Departs from the authors' code: none known; as there, :math:`\gamma` is Adam's weight decay and
-    the bounds are constants.
+    As in the authors' code, :math:`\gamma` is Adam's weight decay and the bounds are constants.
+
+    Departs from the authors' code, whose ``famo.py`` clips the shared gradient to norm 1: here that
+    is the protocol's ``clip_norm``. (In their benchmarks the clip comes before the backward pass,
+    where there is nothing to clip.)
 
     Args:
         n_tasks: K.
@@ -57,7 +61,7 @@ class FAMO(WeightingMethod):
         super().__init__(n_tasks)
         self.min_loss = min_loss
         self.logits = nn.Parameter(torch.zeros(n_tasks))
-        self.optimizer = torch.optim.Adam([self.logits], lr=lr, weight_decay=gamma)
+        self.optimizer = TaskAdam([self.logits], lr, weight_decay=gamma)
         self._gaps: Tensor | None = None
 
     def _gap(self, losses: Tensor) -> Tensor:
@@ -69,13 +73,13 @@ class FAMO(WeightingMethod):
         return w / w.sum()
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
-        if self._gaps is None:
+        gaps, self._gaps = self._gaps, None
+        if gaps is None:
             return
-        delta = self._gaps.log() - self._gap(evaluate()).log()
+        delta = gaps.log() - self._gap(evaluate()).log()
         if not torch.isfinite(delta).all():  # the step left the domain; its losses teach nothing
             return
         with torch.enable_grad():
             z = self.logits.softmax(0)
         (self.logits.grad,) = torch.autograd.grad(z, [self.logits], delta.to(z))
         self.optimizer.step()
-        self._gaps = None

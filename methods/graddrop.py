@@ -21,7 +21,7 @@ class GradDrop(WeightingMethod):
         g_k < 0 \wedge \mathcal{P} < u \,] \right) g_k
 
     Departs from the paper: the signs are judged on the gradients of the shared parameters, as
-    LibMTL and TorchJD do, not on those of activations.
+    TorchJD does, not on those of activations, as LibMTL does at the trunk's output.
 
     Args:
         n_tasks: K.

@@ -8,27 +8,34 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo, WeightingMethod
+from mtlbench.interfaces import GradientView, GramianPoint, MethodInfo, Update, WeightingMethod
+from mtlbench.methods._adam import TaskAdam
 
 EPS, ADAM_EPS = 1e-8, 1e-20
+TIE = 1e-5
+"""Relative difference of two norms that rounding in single precision may make."""
 
 
 class GradNorm(WeightingMethod):
     r"""`"GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks"
     <https://arxiv.org/abs/1711.02257>`_.
 
-    With the losses :math:`L_k(0)` of the first step, :math:`\tilde L_k = L_k / L_k(0)` and
+    With the loss :math:`L_k(0)` of the first step in which task k has a label,
+    :math:`\tilde L_k = L_k / L_k(0)` and
     :math:`r_k = \tilde L_k / \operatorname{mean}_j \tilde L_j`, w descends on
 
     .. math:: \sum_k \left| n_k - \bar n \, r_k^{\alpha} \right|, \qquad n_k = w_k \lVert g_k
         \rVert, \qquad \bar n = \operatorname{mean}_j n_j \; \text{(a constant)}
 
-    after each step, and is scaled to sum to K again.
+    after each step, and is scaled to its sum again, which is K.
+
+    The objective has a kink where a norm meets its target: norms that are equal but for their
+    rounding (1e-5) have no slope, and stay where they are.
 
     Departs from the paper: the norms are those of all shared parameters, as in LibMTL, or with
     ``at="representation"`` those at the trunk's output, not those of the last shared layer; w has
     an Adam optimizer of its own, with an epsilon too small to see the scale of the gradients, and
-    stays positive.
+    stays positive. Where some tasks have no label, the sum of the others' weights is kept.
 
     Args:
         n_tasks: K.
@@ -61,28 +68,37 @@ class GradNorm(WeightingMethod):
         super().__init__(n_tasks)
         self.alpha, self.at = alpha, at
         self.factors = nn.Parameter(torch.ones(n_tasks))
-        self.optimizer = torch.optim.Adam([self.factors], lr=lr, eps=ADAM_EPS)
+        self.optimizer = TaskAdam([self.factors], lr, eps=ADAM_EPS)
         self.register_buffer("initial", torch.zeros(n_tasks))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self.register_buffer("steps", torch.zeros(n_tasks, dtype=torch.int64))
+        self._losses: Tensor | None = None
+        self._norms: Tensor | None = None
+
+    def aggregate(self, view: GradientView) -> Update:
+        self._losses, self._norms = view.losses, None  # a task alone has nothing to balance
+        return super().aggregate(view)
 
     def weights(self, view: GradientView) -> Tensor:
-        self._seen = view.losses, view.gramian(self.at).diagonal().sqrt()
+        self._losses, self._norms = view.losses, view.gramian(self.at).diagonal().sqrt()
         return self.factors.detach().to(view.losses, copy=True)
 
     @torch.no_grad()
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
-        if self._seen is None:
+        if self._losses is None:
             return
-        w = self.factors.detach()
-        losses, norms = (t.to(w) for t in self._seen)
-        if self.steps == 0:
-            self.initial.copy_(losses)
+        losses = self._losses.to(self.initial)
+        self.initial.copy_(torch.where(self.steps > 0, self.initial, losses))
+        self.steps += 1
+        if self._norms is not None:
+            self._descend(losses, self._norms.to(losses))
+        self._losses = self._norms = None
+
+    def _descend(self, losses: Tensor, norms: Tensor) -> None:
         progress = losses.clamp_min(0) / self.initial.clamp_min(EPS)
         rate = progress / progress.mean().clamp_min(EPS)
-        target = (w * norms).mean() * rate**self.alpha
-        self.factors.grad = torch.sign(w * norms - target) * norms
+        total, sizes = self.factors.sum(), self.factors * norms
+        target = sizes.mean() * rate**self.alpha
+        apart = (sizes - target).abs() > TIE * torch.maximum(sizes, target)
+        self.factors.grad = torch.where(apart, torch.sign(sizes - target) * norms, 0.0)
         self.optimizer.step()
-        self.factors.clamp_min_(EPS).mul_(self.n_tasks / self.factors.sum())
-        self.steps += 1
-        self._seen = None
+        self.factors.clamp_min_(EPS).mul_(total / self.factors.sum())

@@ -27,10 +27,11 @@ class GradVac(InRandomOrders):
         - \phi \sqrt{1 - \hat\phi_{ij}^2} \right)}{\lVert g_j \rVert \sqrt{1 - \hat\phi_{ij}^2}} g_j
 
     and then :math:`\hat\phi_{ij} \leftarrow (1 - \beta) \hat\phi_{ij} + \beta \phi`, in any case.
-    The update is :math:`d = \sum_i g_i'`. A pair with a zero row is left alone.
+    The update is :math:`d = \sum_i g_i'`. A pair with a zero row is left alone, and so is one whose
+    :math:`g_i'` is zero up to rounding: after g has met -g, what is left of it has no direction.
 
     Departs from the paper: the shared parameters are one component, where it also treats layers or
-    matrices apart. LibMTL's version differs: it moves the averages of conflicting pairs only.
+    matrices apart.
 
     Args:
         n_tasks: K.
@@ -48,7 +49,9 @@ class GradVac(InRandomOrders):
         scale="sum",
         backwards="per-task",
         claims=("scaling", "identical", "stationarity"),
+        discontinuous="where a gradient has been cancelled: its cosines are 0/0",
     )
+    pairs = ("targets",)
     targets: Tensor
 
     def __init__(
@@ -67,8 +70,12 @@ class GradVac(InRandomOrders):
         norms, tasks = np.sqrt(np.diag(gramian)), np.arange(self.n_tasks)
         w = np.eye(self.n_tasks)  # row i: the coefficients of g_i'
         targets = self.targets.cpu().numpy().copy()
+        rounding = (
+            2 * self.n_tasks * self.resolution
+        ) ** 0.5  # of a length, as G has that of squares
         for order in self._orders.T:
             sizes = np.sqrt(np.maximum(((w @ gramian) * w).sum(axis=1), 0))
+            sizes[sizes <= rounding * (np.abs(w) @ norms)] = 0
             i = tasks[(order != tasks) & (sizes * norms[order] > 0)]
             j = order[i]  # whom g_i' meets next
             phi = ((w[i] * gramian[j]).sum(axis=1) / (sizes[i] * norms[j])).clip(-1, 1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mtlbench.engine.gramian import Array, GramianMethod
-from mtlbench.interfaces import MethodInfo
+from mtlbench.interfaces import HeadPolicy, MethodInfo
 from mtlbench.methods._solvers import equiangular
 
 
@@ -30,6 +32,9 @@ class IMTLG(GramianMethod):
 
     Args:
         n_tasks: K.
+        heads: "unit" as in the paper and in LibMTL: head k takes its own gradient; "weighted" as
+            released with Nash-MTL and SAMO: it takes :math:`w_k` times that, which lets it climb
+            its loss where :math:`w_k` is negative.
         common: see :class:`GramianMethod`; "representation" is the paper's. The default is what
             Nash-MTL's code and LibMTL compare with, and works with every wrapper.
     """
@@ -38,11 +43,15 @@ class IMTLG(GramianMethod):
         name="imtl_g",
         title="IMTL-G",
         year=2021,
-        head_policy="weighted",
+        head_policy="unit",
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "identical", "stationarity"),
     )
+
+    def __init__(self, n_tasks: int, *, heads: HeadPolicy = "unit", **common: Any) -> None:
+        super().__init__(n_tasks, **common)
+        self.use_heads(heads)
 
     def solve(self, gramian: Array, losses: Array) -> Array:
         y, _, norms = equiangular(gramian)

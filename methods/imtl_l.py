@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+from mtlbench.methods._adam import TaskAdam
 
 
 class IMTLL(WeightingMethod):
@@ -39,7 +40,7 @@ class IMTLL(WeightingMethod):
     def __init__(self, n_tasks: int, *, lr: PositiveFloat = 1e-3) -> None:
         super().__init__(n_tasks)
         self.log_scale = nn.Parameter(torch.zeros(n_tasks))
-        self.optimizer = torch.optim.Adam([self.log_scale], lr=lr)
+        self.optimizer = TaskAdam([self.log_scale], lr)
         self._losses: Tensor | None = None
 
     def weights(self, view: GradientView) -> Tensor:

@@ -7,8 +7,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mtlbench.engine.gramian import Array, GramianMethod
-from mtlbench.interfaces import MethodInfo
+from mtlbench.interfaces import HeadPolicy, MethodInfo
 from mtlbench.methods._solvers import min_norm
+
+TIES = 1000
+"""The ridge in units of the rounding error, which moves weights by about a thousandth then."""
 
 
 class MGDA(GramianMethod):
@@ -20,12 +23,15 @@ class MGDA(GramianMethod):
     Departs from the authors' code: the optimum is found exactly (non-negative least squares), not
     by Frank-Wolfe. As there, ``normalize`` scales gradient k by 1/n_k before the solve only: with
     l2, n_k = |g_k|; with loss, n_k = L_k; with loss+, n_k = L_k |g_k|; the weights apply to the
-    gradients as they are.
+    gradients as they are. Where scaled gradients are equal but the gradients are not, many weights
+    are optimal: a ridge somewhat above rounding error chooses the most equal ones.
 
     Args:
         n_tasks: K.
         normalize: how each gradient is scaled before the solve.
         solver: "nnls", or "cvxpy" (slow, certified).
+        heads: "unit" as in the paper (Algorithm 2) and in LibMTL: head k takes its own gradient;
+            "weighted" as released with Nash-MTL and SAMO: it takes :math:`w_k` times that.
         common: see :class:`GramianMethod`; "representation" is the paper's MGDA-UB.
     """
 
@@ -34,7 +40,7 @@ class MGDA(GramianMethod):
         title="MGDA",
         year=2018,
         arxiv="1810.04650",
-        head_policy="weighted",
+        head_policy="unit",
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "identical", "simplex", "non-conflict", "stationarity"),
@@ -46,9 +52,11 @@ class MGDA(GramianMethod):
         *,
         normalize: Literal["none", "l2", "loss", "loss+"] = "none",
         solver: Literal["nnls", "cvxpy"] = "nnls",
+        heads: HeadPolicy = "unit",
         **common: Any,
     ) -> None:
         super().__init__(n_tasks, **common)
+        self.use_heads(heads)
         self.normalize, self.solver = normalize, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:
@@ -61,4 +69,5 @@ class MGDA(GramianMethod):
         if sizes is None:
             return gramian
         inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > 0)
-        return np.asarray(gramian * np.outer(inverse, inverse))
+        scaled = gramian * np.outer(inverse, inverse)
+        return np.asarray(scaled + np.diag(TIES * self.resolution * np.diag(scaled)))

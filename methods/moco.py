@@ -25,9 +25,12 @@ class MoCo(WeightingMethod):
         d = Y^\top \lambda
 
     Departs from the authors' code as LibMTL passes it on: the projection is the paper's, not a
-    softmax; gradients are not first scaled to the length of their losses; Y begins at the first
-    gradients, not at zero. As there, the new Y and :math:`\lambda` are used at once. The rows of Y
-    are not projected onto a ball, whose radius the paper leaves open.
+    softmax; gradients are not first scaled to the length of their losses; each row of Y begins at
+    its task's first gradient, not at zero. As there, the new Y and :math:`\lambda` are used at
+    once. The rows of Y are not projected onto a ball, whose radius the paper leaves open.
+
+    Each row counts its own steps t. Where some tasks have no label, :math:`\lambda` moves among the
+    others and their sum is kept; a task alone is plain descent, and its row follows.
 
     Args:
         n_tasks: K.
@@ -49,6 +52,7 @@ class MoCo(WeightingMethod):
     )
     simplex: Tensor
     steps: Tensor
+    rounds: Tensor
     tracked: Tensor
 
     def __init__(
@@ -63,26 +67,37 @@ class MoCo(WeightingMethod):
         super().__init__(n_tasks)
         self.beta, self.gamma, self.rho, self.decay = beta, gamma, rho, decay
         self.register_buffer("simplex", torch.full((n_tasks,), 1 / n_tasks, dtype=torch.float64))
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("steps", torch.zeros(n_tasks, dtype=torch.int64))
+        self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
         self.register_buffer("tracked", torch.zeros(n_tasks, 0))  # (K, P) from the first step on
         self._proposed: tuple[Tensor, Tensor] | None = None
 
     def aggregate(self, view: GradientView) -> Update:
+        J, total = view.jacobian(), self.simplex.sum()
+        Y = self._followed(J)
         if view.n_tasks == 1:
+            self._proposed = Y, self.simplex
             return super().aggregate(view)
-        J, t = view.jacobian(), int(self.steps) + 1
-        Y = J.clone() if t == 1 else self.tracked.to(J).lerp(J, self.beta / t**self.decay)
-        v = self.simplex.to(Y.device)
-        v = v / v.sum()  # the entries of the tasks at hand, if others have no label
+        # A task that holds all the weight may be absent: the others then start as equals.
+        v = torch.where(total > 0, self.simplex / total, 1 / view.n_tasks).to(Y.device)
         pull = (Y @ Y.T).to(v) @ v + self.rho * v
-        v = project_simplex(v - self.gamma / t**self.decay * pull)
-        self._proposed = Y, v
+        v = project_simplex(v - self.gamma / int(self.rounds + 1) ** self.decay * pull)
+        self._proposed = Y, total.to(v) * v
         return Update(v.to(Y) @ Y, view.head_grads())
+
+    def _followed(self, J: Tensor) -> Tensor:
+        """The new Y."""
+        if not bool(self.steps.any()):
+            return J.clone()
+        t = (self.steps + 1).double()[:, None]
+        speed = torch.where(t > 1, self.beta / t**self.decay, 1.0)
+        return self.tracked.to(J).lerp(J, speed.to(J))
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         if self._proposed is not None:
             self.tracked, self.simplex = self._proposed
             self.steps += 1
+            self.rounds += 1
             self._proposed = None
 
 

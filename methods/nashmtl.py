@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import NonNegativeFloat
 
 from mtlbench.engine.gramian import Array, GramianMethod
-from mtlbench.interfaces import GradientView, MethodInfo, Update
+from mtlbench.interfaces import GradientView, HeadPolicy, Later, MethodInfo, Update
 from mtlbench.methods._solvers import fair
 
 
@@ -21,6 +21,10 @@ class NashMTL(GramianMethod):
     :math:`\lVert J^\top w \rVert^2 = w^\top G w = K`, so with the default every step but those
     between refreshes has length 1.
 
+    No loss grows, to first order: all of :math:`G w` is positive. Where the gradients cancel there is
+    no such w; the one that is found by way of a ridge (:func:`~mtlbench.methods._solvers.fair`) then
+    lets losses grow by up to a thousandth of the update's length.
+
     Departs from the authors' code: a damped Newton method on the convex objective finds w to 1e-8,
     where the released code stops after 20 steps of a linearised problem.
 
@@ -28,6 +32,8 @@ class NashMTL(GramianMethod):
         n_tasks: K.
         max_norm: bound of the norm of the shared update; 0 for none.
         solver: "newton", or "cvxpy" (slow, certified).
+        heads: "weighted" as in the paper, whose weights are the whole loss's, and as released;
+            "unit" as in LibMTL: head k takes its own gradient.
         common: see :class:`GramianMethod`.
     """
 
@@ -38,7 +44,7 @@ class NashMTL(GramianMethod):
         arxiv="2202.01017",
         head_policy="weighted",
         backwards="per-task",
-        claims=("permutation", "row-scaling", "non-conflict", "stationarity"),
+        claims=("permutation", "row-scaling", "stationarity"),
     )
 
     def __init__(
@@ -47,9 +53,11 @@ class NashMTL(GramianMethod):
         *,
         max_norm: NonNegativeFloat = 1.0,
         solver: Literal["newton", "cvxpy"] = "newton",
+        heads: Annotated[HeadPolicy, Later()] = "weighted",
         **common: Any,
     ) -> None:
         super().__init__(n_tasks, **common)
+        self.use_heads(heads)
         self.max_norm, self.solver = max_norm, solver
 
     def solve(self, gramian: Array, losses: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
@@ -28,10 +29,9 @@ class Random(WeightingMethod):
         arxiv="2111.10603",
         head_policy="unit",
         scale="mean",
-        backwards="per-task",
         claims=("scaling", "identical", "simplex", "stationarity"),
     )
 
     def weights(self, view: GradientView) -> Tensor:
-        draw = view.jacobian().new_empty(self.n_tasks)
+        draw = torch.empty_like(view.losses)
         return draw.normal_(generator=view.generator).softmax(0)

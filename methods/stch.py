@@ -23,7 +23,8 @@ class STCH(WeightingMethod):
     .. math:: w_k = \frac{K}{L_k} \operatorname{softmax} \left( \frac{f}{\mu} \right)_k
 
     The first ``warmup + 1`` epochs minimise :math:`\sum_k \log L_k`, w = 1 / L; n is the mean
-    training loss of the last of them.
+    training loss of the last of them. A task without a label until then goes on with w = 1 / L, and
+    K counts the others, to the end of its first epoch.
 
     Departs from the authors' code: a loss below 1e-8 counts as 1e-8.
 
@@ -52,8 +53,9 @@ class STCH(WeightingMethod):
 
     def weights(self, view: GradientView) -> Tensor:
         losses, nadir = view.losses.clamp_min(EPS), self.nadir.to(view.losses)
-        share = ((losses / nadir.where(nadir > 0, 1.0)).log() / self.mu).softmax(0)
-        return torch.where(nadir > 0, self.n_tasks * share, 1.0) / losses
+        known = nadir > 0
+        f = torch.where(known, (losses / nadir).log(), -torch.inf)
+        return torch.where(known, known.sum() * (f / self.mu).softmax(0), 1.0) / losses
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
         if epoch >= self.warmup:

@@ -16,8 +16,10 @@ class UPGrad(DualConeMethod):
 
     .. math:: d = \frac{1}{K} \sum_k \pi(g_k)
 
-    Departs from the authors' code (TorchJD): each projection is found exactly by an active-set
-    method; no ridge is added to G.
+    Where gradients cancel the cone loses its interior, and J beside have other projections.
+
+    Departs from the authors' code (TorchJD): each projection is found by an active-set method, and
+    the ridge is of the size of the rounding error of G, not 1e-4.
 
     Args:
         n_tasks: K.
@@ -34,6 +36,7 @@ class UPGrad(DualConeMethod):
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "identical", "non-conflict", "stationarity"),
+        discontinuous="where the gradients cancel: the dual cone loses its interior",
     )
 
     def references(self) -> Array:

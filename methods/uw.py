@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor, nn
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+from mtlbench.methods._adam import TaskAdam
 
 
 class UW(WeightingMethod):
@@ -38,7 +39,7 @@ class UW(WeightingMethod):
     def __init__(self, n_tasks: int, *, lr: PositiveFloat = 1e-3) -> None:
         super().__init__(n_tasks)
         self.log_variance = nn.Parameter(torch.zeros(n_tasks))
-        self.optimizer = torch.optim.Adam([self.log_variance], lr=lr)
+        self.optimizer = TaskAdam([self.log_variance], lr)
         self._losses: Tensor | None = None
 
     def weights(self, view: GradientView) -> Tensor:

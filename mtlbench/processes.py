@@ -30,8 +30,8 @@ def end_on_signals() -> None:
 
 
 def end_with_parent() -> None:
-    """From now on this process of :mod:`multiprocessing` ends in good order when its parent tells it
-    to or is gone, and leaves interrupts to it: Ctrl-C reaches both."""
+    """From now on this process of :mod:`multiprocessing` ends in good order when its parent tells
+    it to or is gone, and leaves interrupts to it: Ctrl-C reaches both."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_once)
     watch_parent()

@@ -116,6 +116,12 @@ class Scalarisation(Method):
         return torch.autograd.grad(self.objective(variable), variable)[0]
 
 
+class UWSO(Method):
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        powers = [torch.exp(1 / loss) for loss in losses]
+        return torch.stack([power / sum(powers) for power in powers])
+
+
 class SI(Scalarisation):
     def objective(self, losses: Tensor) -> Tensor:
         return torch.log(losses).sum()
@@ -179,6 +185,8 @@ class OnGramian(Method):
 
 
 class MGDA(OnGramian):
+    unit_heads = True
+
     def solve(self, G: Array) -> Array:
         return min_norm_by_enumeration(G)
 
@@ -223,17 +231,8 @@ class OnJacobian(Method):
         return self.direction(losses, J), heads
 
 
-class Random(Method):
+class Random(RLW):
     unit_heads = True
-
-    def aggregate(
-        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
-    ) -> Gradients:
-        self.w = random_weights(self.K, generator)
-        return super().aggregate(losses, J, heads, generator)
-
-    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
-        return self.w
 
 
 class SDMGrad(OnJacobian):
@@ -270,6 +269,8 @@ class ConFIG(OnJacobian):
 
 
 class IMTLG(Method):
+    unit_heads = True
+
     """The paper's closed form, first the weights of all tasks but the first."""
 
     def weights(self, losses: Tensor, J: Tensor) -> Tensor:
@@ -401,6 +402,27 @@ class DBMTL(Method):
         return torch.stack([longest * g / g.norm() for g in mixed]).sum(0), own
 
 
+class ExcessMTL(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.alpha = torch.full((K,), 1 / K).double()
+        self.past: list[Tensor] = []
+        self.first: list[float] = []
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.past.append(J.clone())
+        excess = []
+        for k in range(self.K):
+            total = [sum(float(past[k, i]) ** 2 for past in self.past) for i in range(J.shape[1])]
+            terms = zip(J[k].tolist(), total, strict=True)
+            excess.append(sum(g**2 / s**0.5 for g, s in terms if s > 0))
+        self.first = self.first or excess
+        for k in range(self.K):
+            self.alpha[k] *= np.exp(0.01 * excess[k] / self.first[k])
+        self.alpha = self.alpha / self.alpha.sum()
+        return self.alpha.to(losses)
+
+
 METHODS: dict[str, type[Method]] = {
     "aligned_mtl": AlignedMTL,
     "cagrad": CAGrad,
@@ -408,6 +430,7 @@ METHODS: dict[str, type[Method]] = {
     "db_mtl": DBMTL,
     "dualproj": DualProj,
     "dwa": DWA,
+    "excessmtl": ExcessMTL,
     "fairgrad": FairGrad,
     "famo": FAMO,
     "gls": GLS,
@@ -430,6 +453,7 @@ METHODS: dict[str, type[Method]] = {
     "trimmed_mean": TrimmedMean,
     "upgrad": UPGrad,
     "uw": UW,
+    "uw_so": UWSO,
 }
 
 

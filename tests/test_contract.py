@@ -185,6 +185,7 @@ BOUNDS = {
     "db_mtl.decay": ("-0.1 nan", "0 2"),
     "dualproj.solver": SOLVER,
     "dwa.temperature": ("0 -1 nan", "0.1 10"),
+    "excessmtl.lr": ("0 -1 nan", "0.01"),
     "fairgrad.alpha": ("0 -1 nan", "0.1 10"),
     "fairgrad.solver": SOLVER,
     "famo.gamma": ("-0.1 nan", "0 1"),
@@ -212,6 +213,7 @@ BOUNDS = {
     "trimmed_mean.trim": ("-1 0.5", "0 9"),
     "upgrad.solver": SOLVER,
     "uw.lr": ("0 -1 nan", "0.1"),
+    "uw_so.temperature": ("0 -1 nan", "0.1 10"),
 }
 """Values that are refused, and values that are not; of a method's option, or of all with its
 name."""

@@ -5,12 +5,9 @@ from __future__ import annotations
 import io
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +18,7 @@ from mtlbench.data import standin
 from mtlbench.data.standin import read_manifest
 from mtlbench.interfaces import Fault
 from mtlbench.registry import TASKS
+from tests.started import started
 from tests.toy_recipe import RECIPE, SECONDS
 from tests.toy_task import TOY, ToyTask
 
@@ -113,22 +111,27 @@ def test_the_tasks_that_generate_are_named(capsys: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal to a process group")
-def test_ctrl_c_and_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize(
+    ("end", "number", "code"),
+    [(os.killpg, signal.SIGINT, 130), (os.kill, signal.SIGKILL, -signal.SIGKILL)],
+    ids=["ctrl-c", "killed"],
+)
+def test_ended_and_again(
+    end: Callable[[int, int], None],
+    number: int,
+    code: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     folder = tmp_path / "toy"
     words = ["data", "make", TOY, "--n-train", "40", "--out", str(folder)]
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(
-        [sys.executable, "-m", "mtlbench", *words, "--jobs", "2"],
-        env={**os.environ, SECONDS: "0.5"},
-        start_new_session=True,
-        **streams,
-    ) as process:
+    with started([*words, "--jobs", "2"], **{SECONDS: "0.5"}) as process:
         while process.poll() is None and not list(folder.glob("*/label/*.npy")):
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=200)
-    assert process.returncode == 130, output
+        end(process.pid, number)
+        output, _ = process.communicate(timeout=200)  # until every process has closed its end
+    assert process.returncode == code, output
     assert "Traceback" not in output
     assert read_manifest(folder) is None
 

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from mtlbench import GramianMethod, MethodInfo, MultiTaskModel
 from mtlbench.engine.gramian import Array
+from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Batch, DenseView, GramianPoint
+from mtlbench.interfaces.gradients import inner_products
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import Spec
 from tests.models import (
@@ -108,6 +110,27 @@ def test_refresh_solves_on_every_nth_step_only() -> None:
         assert np.array_equal(method.weights(dense_view()), expected)
         method.after_step(_no_evaluation)
     assert len(method.seen) == 2
+
+
+def test_weights_are_reused_for_the_tasks_that_they_were_solved_for() -> None:
+    """Those of other tasks sum to anything, and may all be zero."""
+    pair = np.array([0.6, 0.4])
+    vertex = np.array([0.0, 1.0, 0.0])
+    method = Scripted(3, [vertex, pair, ArithmeticError(), GOOD], refresh=3)
+    steps: list[tuple[list[int], Array]] = [
+        ([0, 1, 2], vertex),
+        ([0, 2], pair),  # solved again, as the weight went to task 1
+        ([0, 2], pair),
+        ([0, 1], np.array([0.5, 0.5])),  # not solved, and there are no weights of theirs
+        ([0, 1, 2], GOOD),
+    ]
+    for tasks, expected in steps:
+        whole = dense_view()
+        view = DenseView(whole.losses[tasks], whole.jacobian()[tasks], [], whole.generator)
+        with restricted(method, tasks):
+            assert np.array_equal(method.weights(view), expected)
+            method.after_step(_no_evaluation)
+    assert len(method.seen) == 4
 
 
 def test_weights_once_returned_stay_as_they_were() -> None:
@@ -230,3 +253,52 @@ def test_weights_of_the_representation_apply_to_the_shared_gradients(
         assert_close(stepper.flat.grad.rows[0], shared, 1e-6)
         for k, head in enumerate(stepper.flat.grad.heads):
             assert_close(head, own[k] if REFERENCES[method].unit_heads else w[k] * own[k], 1e-6)
+
+
+# ------------------------------------------------------------------------------- inner products
+def _dependent(K: int, P: int) -> Tensor:
+    """Rows that share a part; the last is the sum of the first two."""
+    J = torch.randn(K, P, generator=torch.Generator().manual_seed(K)) + 3
+    J[-1] = J[0] + J[1]
+    return J
+
+
+def _exact(rows: Tensor) -> Tensor:
+    total = torch.zeros(len(rows), len(rows), dtype=torch.float64)
+    for start in range(0, rows.shape[1], 1 << 16):
+        part = rows[:, start : start + (1 << 16)].double()
+        total += part @ part.T
+    return total
+
+
+@pytest.mark.parametrize(
+    ("K", "P"), [(2, 1), (3, 4096), (3, 4097), (11, 10_000), (100, 20_000), (7, 1_500_000)]
+)
+def test_float32_rows_have_the_gramian_of_doubles_to_a_millionth(K: int, P: int) -> None:
+    J = _dependent(K, P)
+    expected, G = _exact(J), dense_view(K).gramian()
+    assert G.dtype == torch.float64
+    G = DenseView(torch.ones(K), J, [], torch.Generator()).gramian()
+    norms = expected.diagonal().sqrt()
+    assert G.dtype == torch.float64
+    assert float(((G - expected) / norms / norms[:, None]).abs().max()) <= 1e-6
+
+
+@pytest.mark.slow
+def test_a_large_gramian_is_as_exact() -> None:
+    J = torch.randn(3, 25_000_000, generator=torch.Generator().manual_seed(0)) + 3
+    J[2] = J[0] + J[1]
+    expected, norms = _exact(J), J.double().norm(dim=1)
+    error = (inner_products(J) - expected) / norms / norms[:, None]
+    assert float(error.abs().max()) <= 1e-6
+
+
+@pytest.mark.parametrize("method", ["aligned_mtl", "imtl_g", "config", "mgda", "upgrad"])
+def test_a_dependent_row_among_millions_of_parameters(method: str) -> None:
+    """One product of float32 rows made the update 99 % another one."""
+    J = _dependent(3, 4_000_000)
+    view = DenseView(torch.ones(3), J, [J[0, :1]] * 3, torch.Generator())
+    G, built = _exact(J), REGISTERED.build(method, 3)
+    assert isinstance(built, GramianMethod)
+    v, w = torch.from_numpy(built.solve(G.numpy(), np.ones(3))), built.weights(view).double()
+    assert float(((w - v) @ G @ (w - v)).sqrt() / (v @ G @ v).sqrt()) <= 1e-4

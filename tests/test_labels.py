@@ -14,7 +14,7 @@ from mtlbench import InputGroup, MultiTaskModel, Stepper, UsageError
 from mtlbench.engine.labels import Labels, labelled
 from mtlbench.engine.randomness import evaluation_mode
 from mtlbench.engine.restrict import restricted
-from mtlbench.interfaces import Batch, Task, WeightingMethod
+from mtlbench.interfaces import Batch, DenseView, Task, WeightingMethod
 from mtlbench.registry import METHODS, SHARPNESS, TASKS
 from mtlbench.testing.families import run_on
 from mtlbench.training.evaluate import evaluate
@@ -232,6 +232,39 @@ def test_a_method_of_ones_own_needs_nothing_for_it() -> None:
         with torch.no_grad():
             method.logits.add_(10)
     assert method.logits.tolist() == [0, 11, 2, 13]
+
+
+@pytest.mark.parametrize("method", ["moco", "db_mtl", "excessmtl"])
+def test_as_many_parameters_as_tasks_are_no_pairs_of_tasks(method: str) -> None:
+    whole = METHODS.build(method, 3)
+    generator = torch.Generator().manual_seed(0)
+    J = torch.randn(3, 3, generator=generator)
+    for tasks in ([0, 1, 2], [0, 2], [1], [0, 1, 2]):
+        view = DenseView(torch.ones(len(tasks)), J[tasks], [*J[tasks]], generator)
+        with restricted(whole, tasks):
+            assert whole.aggregate(view).shared.shape == (3,)
+            whole.after_step(lambda view=view: view.losses)  # type: ignore[misc]
+
+
+def test_pairs_of_tasks_are_told_by_name() -> None:
+    class OfPairs(WeightingMethod):
+        info = METHODS.get("ls").info
+        pairs = ("affinity",)
+
+        def __init__(self, n_tasks: int) -> None:
+            super().__init__(n_tasks)
+            self.affinity = nn.Parameter(torch.arange(9.0).reshape(3, 3))
+            self.optimizer = torch.optim.SGD([self.affinity], lr=1.0, momentum=0.9)
+
+    method = OfPairs(3)
+    for tasks in ([0, 2], [0, 1, 2], [1, 2]):
+        with restricted(method, tasks):
+            assert method.affinity.shape == (len(tasks), len(tasks))
+            method.affinity.grad = torch.zeros_like(method.affinity)
+            method.optimizer.step()
+    assert torch.equal(method.affinity.detach(), torch.arange(9.0).reshape(3, 3))
+    (state,) = method.optimizer.state.values()
+    assert state["momentum_buffer"].shape == (3, 3)
 
 
 # ----------------------------------------------------------------------------------------- tasks

@@ -1,17 +1,25 @@
-"""The README's Python runs as it stands there."""
+"""The README's Python runs as it stands there, and its commands print what it says."""
 
 from __future__ import annotations
 
 import re
 import shlex
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from mtlbench import Batch, Task
 from mtlbench.cli import main
+from mtlbench.registry import TASKS
+from mtlbench.runs.execute import execute
+from mtlbench.runs.record import RunRecord
+from mtlbench.runs.spec import Run
+from mtlbench.runs.store import Store
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -56,3 +64,35 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for number, block in enumerate(blocks(), start=1):
         code = compile(block, f"{README.name}, Python block {number}", "exec")
         exec(code, {"__name__": "__main__"})
+
+
+def table(text: str) -> list[str]:
+    """The words of a printed leaderboard, without its figures."""
+    (found,) = re.findall(r"^multimnist \(.*?^Δm%: .*?$", text, re.DOTALL | re.MULTILINE)
+    return [re.sub(r"^[+-]?\d+\.\d+$", "0.0", re.sub("─+", "─", word)) for word in found.split()]
+
+
+def test_the_table_is_what_quickstart_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Title, columns, rows and passes; figures are those of a run of its own."""
+    cls = TASKS.get("multimnist")
+    batches = cls.batches
+
+    def few(task: Task, split: str, seed: int | None) -> Iterator[Batch]:
+        yield from islice(batches(task, split, seed), 1)
+
+    def here(
+        runs: Sequence[Run],
+        folder: Path,
+        *,
+        on_record: Callable[[Run, RunRecord], None],
+        **_: object,
+    ) -> None:
+        for run in runs:
+            on_record(run, execute(run, Store(folder)))
+
+    monkeypatch.setattr(cls, "batches", few)
+    monkeypatch.setattr("mtlbench.runs.sweep.sweep", here)
+    assert main(["quickstart", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert table(README.read_text()) == table(capsys.readouterr().out)

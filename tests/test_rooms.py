@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LINKS = ("tasks", "methods")
 FLOORS = (
     ("errors",),
-    ("files", "hardware"),
+    ("files", "hardware", "processes"),
     ("interfaces",),
     ("registry", "data"),
     ("engine",),

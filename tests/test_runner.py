@@ -17,6 +17,7 @@ import torch
 import mtlbench
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
+from mtlbench.hardware import torch_threads
 from mtlbench.registry import SHARPNESS, Spec
 from mtlbench.runs.events import Event
 from mtlbench.runs.execute import Watching, execute
@@ -90,6 +91,23 @@ def test_a_run_is_reproducible(method: str, sharpness: str, shared: Path, tmp_pa
     again = execute(run_of(method, sharpness), Store(tmp_path))
     assert again.status == "ok"
     assert numbers(again) == numbers(unbroken(method, sharpness, shared))
+
+
+def test_a_run_has_threads_of_its_own(shared: Path, tmp_path: Path) -> None:
+    with torch_threads(2):
+        run, store = run_of("famo"), Store(tmp_path)
+        with pytest.raises(KeyboardInterrupt):
+            execute(run, store, Interrupt(1))
+        assert torch.get_num_threads() == 2
+        record = execute(run, store)
+        assert torch.get_num_threads() == 2
+        inside: list[int] = []
+        other = execute(
+            run_of("ls"), store, lambda: inside.append(torch.get_num_threads()), threads=3
+        )
+    assert numbers(record) == numbers(unbroken("famo", "none", shared))
+    assert (record.provenance.threads, other.provenance.threads) == (1, 3)
+    assert set(inside) == {3}
 
 
 def test_another_seed_is_another_run(shared: Path, tmp_path: Path) -> None:

@@ -75,13 +75,15 @@ def test_three_steps_follow_the_reference(
 
 
 # ---------------------------------------------------------------------------------------- passes
-ON_LOSSES = ("dwa", "famo", "gls", "imtl_l", "ls", "rlw", "si", "static", "stch", "uw")
+ON_LOSSES = ("dwa", "famo", "gls", "imtl_l", "ls", "rlw", "si", "static", "stch", "uw", "uw_so")
+UNWEIGHTED = ("random",)
+"""Weights for the trunk alone: each head goes backward by itself, the trunk once."""
 AFTERWARDS = ("famo",)
 
 
 def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tuple[int, int, int]:
     """Not read from what methods and wrappers declare: that is compared with it."""
-    one = method in ON_LOSSES
+    one = method in (*ON_LOSSES, *UNWEIGHTED)
     own = 1 if one else K
     whole, of_one_task, backward = {
         "none": (1, 0, own),
@@ -91,7 +93,8 @@ def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tu
         "fmtl": (1, K, 2 * K + one),
         "samo": (1, 3 * K, 1 + K),
     }[sharpness]
-    return (whole + (method in AFTERWARDS)) * groups + of_one_task, backward, 0
+    alone = K if method in UNWEIGHTED and sharpness not in ("lsam", "samo") else 0
+    return (whole + (method in AFTERWARDS)) * groups + of_one_task, backward, alone
 
 
 @EVERY_CELL
@@ -186,7 +189,7 @@ def _offsets(params: list[nn.Parameter]) -> list[int]:
 
 
 # ---------------------------------------------------------------------------------- method state
-WITHOUT_STEPS = {"gls", "graddrop", "ls", "random", "rlw", "si", "static", "trimmed_mean"}
+WITHOUT_STEPS = {"gls", "graddrop", "ls", "random", "rlw", "si", "static", "trimmed_mean", "uw_so"}
 ON_EPOCHS = {"dwa", "stch"}
 
 

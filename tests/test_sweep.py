@@ -5,23 +5,22 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from mtlbench.runs.backends.local import Local
-from mtlbench.runs.events import Event
-from mtlbench.runs.execute import execute
+from mtlbench.runs.backends.local import Local, _tell_of
+from mtlbench.runs.events import Event, StoppedError
+from mtlbench.runs.execute import Watching, execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
 from mtlbench.runs.store import Store
 from mtlbench.runs.sweep import grid, sweep, unfinished
-from tests.test_runner import numbers
+from tests.started import started
+from tests.test_runner import each_epoch, numbers
 from tests.toy_task import BROKEN, EPOCHS, EXIT_CODE, TOY
 
 BASE = RunSpec(TOY, "", device="cpu")
@@ -159,27 +158,48 @@ def test_an_interrupt_ends_the_processes_and_leaves_no_record(tmp_path: Path) ->
     assert len(done) < len(runs)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a POSIX signal to a process group")
-def test_ctrl_c_on_the_command_line(tmp_path: Path) -> None:
-    words = [
-        "run",
-        f"{TOY}:fault=hang,at=1",
-        "--method",
-        "ls",
-        "--out",
-        str(tmp_path),
-        "--checkpoint",
-        "0",
-    ]
-    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    with subprocess.Popen(
-        [sys.executable, "-m", "mtlbench", *words], start_new_session=True, **streams
-    ) as process:
-        while process.poll() is None and not list(tmp_path.rglob("*.pt")):
+def test_a_run_whose_sweep_is_gone_leaves_no_record(tmp_path: Path) -> None:
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    receiver.close()
+    run, store = run_of(), Store(tmp_path)
+    with pytest.raises(StoppedError):
+        execute(run, store, Watching(partial(_tell_of, sender), checkpoint_seconds=0))
+    assert list(store) == []
+    epochs: list[None] = []
+    assert execute(run, store, each_epoch(lambda: epochs.append(None))).status == "ok"
+    assert len(epochs) == EPOCHS - 1
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")
+@pytest.mark.parametrize(
+    ("end", "number", "code"),
+    [
+        (os.killpg, signal.SIGINT, 130),
+        (os.kill, signal.SIGTERM, 143),
+        (os.kill, signal.SIGKILL, -signal.SIGKILL),
+    ],
+    ids=["ctrl-c", "terminated", "killed"],
+)
+def test_the_command_line_ends_with_all_its_processes(
+    end: Callable[[int, int], None], number: int, code: int, tmp_path: Path
+) -> None:
+    """Also where interrupts are ignored to begin with, as in the background of a script."""
+    out, once = tmp_path / "out", tmp_path / "once"
+    task = f"{TOY}:fault=hang,at=1,once={once}"
+    words = ["run", task, "--method", "ls", "--device", "cpu", "--out", str(out)]
+    words += ["--checkpoint", "0"]
+    with started(words) as process:
+        while process.poll() is None and not once.exists():
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+        end(process.pid, number)
+        output, _ = process.communicate(timeout=60)  # until every process has closed its end
+    assert process.returncode == code, output
     assert "Traceback" not in output
-    assert list(tmp_path.rglob("*.json")) == []
-    assert len(list(tmp_path.rglob("*.pt"))) == 1
+    (checkpoint,) = [path for path in out.rglob("*") if path.is_file()]
+    assert checkpoint.suffix == ".pt"
+
+    epochs: list[Run] = []
+    run = prepare(RunSpec(task, "ls", device="cpu"))
+    go([run], out, on_epoch=epochs.append)
+    assert len(epochs) == EPOCHS - 1
+    assert [record.status for record in Store(out)] == ["ok"]

@@ -99,7 +99,7 @@ class LearnsFromEveryCall(Ones):
         return self.factor.to(view.losses) * super().weights(view)
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
-        self.factor += self._calls
+        self.factor += 0.01 * self._calls
         self._calls = 0
 
 
@@ -215,25 +215,22 @@ class KeepsTheViewsBuffer(Ones):
 
     info = info(backwards="per-task")
 
+    last: Tensor
+
     def __init__(self, n_tasks: int) -> None:
         super().__init__(n_tasks)
-        self._seen = self.last = torch.zeros(0)
+        self.register_buffer("last", torch.zeros(n_tasks, 0))
+        self._seen = self.last
 
     def aggregate(self, view: GradientView) -> Update:
         J = self._seen = view.jacobian()
-        last = self.last.to(J) if self.last.numel() else torch.zeros_like(J)
+        last = torch.where(self.last.any(1, keepdim=True), self.last, J) if self.last.any() else J
         factor = 1.0 if self.n_tasks == 1 else 0.5
         mixed = factor * J + (1 - factor) * last
         return Update(mixed.sum(0), view.head_grads())
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         self.last = self._seen
-
-    def get_extra_state(self) -> dict[str, Any]:
-        return {"last": self.last}
-
-    def set_extra_state(self, state: Any) -> None:
-        self.last = state["last"]
 
 
 class ChangesTheJacobian(Ones):
@@ -285,6 +282,40 @@ class RaisesOnNan(Ones):
         return super().weights(view)
 
 
+class BeginsWithZero(Ones):
+    """Losses relative to the first ones, which are 0 for a task that was absent then."""
+
+    first: Tensor
+    steps: Tensor
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__(n_tasks)
+        self.register_buffer("first", torch.zeros(n_tasks, dtype=torch.float64))
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+        self._losses = torch.zeros(n_tasks)
+
+    def weights(self, view: GradientView) -> Tensor:
+        self._losses = view.losses
+        first = view.losses if self.steps == 0 else self.first.to(view.losses)
+        return 1 / (first + 1e-8)
+
+    def after_step(self, evaluate: Callable[[], Tensor]) -> None:
+        if self.steps == 0:
+            self.first.copy_(self._losses)
+        self.steps += 1
+
+
+class RemembersInAnAttribute(Ones):
+    """What it knows of each task is where a restriction to some of them does not reach."""
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__(n_tasks)
+        self.factors = [1.0] * n_tasks
+
+    def weights(self, view: GradientView) -> Tensor:
+        return torch.tensor(self.factors).to(view.losses)
+
+
 FAULTY_METHODS: dict[type[WeightingMethod], str] = {
     StateInWeights: "state",
     LearnsFromEveryCall: "state",
@@ -312,6 +343,8 @@ FAULTY_METHODS: dict[type[WeightingMethod], str] = {
     Ascends: "equal tasks",
     AlwaysDouble: "dtype",
     RaisesOnNan: "non-finite",
+    BeginsWithZero: "partial labels",
+    RemembersInAnAttribute: "partial labels",
 }
 
 

@@ -76,7 +76,8 @@ class FMTL(SharpnessWrapper):
 
     def passes(self, n_tasks: int, method: Passes) -> Passes:
         of_losses = method.backward == 1 and not self.direct
-        return Passes(method.forward + n_tasks, 2 * n_tasks + of_losses)
+        alone = method.head_backward if of_losses else 0
+        return Passes(method.forward + n_tasks, 2 * n_tasks + of_losses, alone)
 
     def update(self, problem: StepProblem, *aggregate: Aggregate) -> Update:
         flat, here = problem.flat, problem.view(keep=True)

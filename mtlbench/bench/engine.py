@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import ClassVar
 
 import torch
-from pydantic import PositiveFloat
+from pydantic import PositiveFloat, PositiveInt
 
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import HandWritten, Pass, passes, run_pass
@@ -16,6 +17,7 @@ from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn, find_task
 from mtlbench.bench.yardsticks import yardsticks
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import UsageError
+from mtlbench.interfaces.gradients import inner_products
 from mtlbench.registry import METHODS, SHARPNESS, baseline
 
 
@@ -57,6 +59,14 @@ class Yardsticks(Part):
     target: PositiveFloat
 
 
+class Gramian(Part):
+    """The inner products of float32 gradients against one product of theirs."""
+
+    target: PositiveFloat
+    tasks: list[PositiveInt]
+    parameters: list[PositiveInt]
+
+
 class EnginePlan(Plan):
     """What is measured: the contents of ``engine.yaml``."""
 
@@ -68,6 +78,7 @@ class EnginePlan(Plan):
     wrapped: Wrapped
     loss_based: LossBased
     heads: list[Heads]
+    gramian: Gramian
     yardsticks: list[Yardsticks]
 
 
@@ -94,6 +105,9 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
         work = partial(benchmark, each.task, plan.seed, device, each.protocol)
         title = f"{each.task} {each.protocol}: all heads"
         yield Case(title, each.target, partial(_against_one_head, work))
+    for K, P in product(plan.gramian.tasks, plan.gramian.parameters):
+        prepare = partial(_against_one_product, K, P, plan.seed, device)
+        yield Case(f"gramian: K={K}, P={P}", plan.gramian.target, prepare)
     for entry in plan.yardsticks:
         with seeded(plan.seed):
             pairs = yardsticks(find_task(entry.task, entry.protocol)) or {}
@@ -128,6 +142,11 @@ def _against_baseline(build: Callable[[], Workload], method: str) -> Contest:
     return Contest(
         partial(step, work.batch, work.loss), [partial(plain, work.batch, work.loss), *further]
     )
+
+
+def _against_one_product(K: int, P: int, seed: int, device: torch.device) -> Contest:
+    rows = torch.randn(K, P, generator=torch.Generator().manual_seed(seed)).to(device)
+    return Contest(partial(inner_products, rows), [lambda: rows @ rows.T])
 
 
 def _against_one_head(build: Callable[[], Workload]) -> Contest:

@@ -19,6 +19,7 @@ from mtlbench.cli.look import show, toy
 from mtlbench.cli.run import quickstart, run
 from mtlbench.cli.sweep import sweep
 from mtlbench.errors import UsageError
+from mtlbench.processes import end_on_signals
 
 LIST_OPTIONS = ("--method", "--sharpness", "--seed")
 """Options that take several values: ``--seed 0 1 2``."""
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         0; 1 if a run failed or a check did; 2 for a request that cannot be carried out; 130 after
-        an interrupt.
+        an interrupt, 143 when it was told to end.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """Console script; like ``python -m``, it finds a user's own modules in the current folder, and
     says what takes its time."""
+    end_on_signals()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("mtlbench").setLevel(logging.INFO)
     sys.path.append(os.getcwd())

@@ -214,20 +214,16 @@ def _run(
     import torch
 
     from mtlbench.files import check_writable, write_csv
-    from mtlbench.hardware import describe
+    from mtlbench.hardware import describe, torch_threads
 
     if out is not None:
         check_writable(out.parent)
     chosen = [case for case in cases if fnmatch(case.name, like)]
     if not chosen:
         raise UsageError(f"no case is like {like!r}")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         shown = track(chosen, "cases", console=console, disable=not console.is_terminal)
         rows = [row(case) for case in shown]
-    finally:
-        torch.set_num_threads(before)
     printed = render(rows)
     printed.caption = f"{describe(device)}, {threads} thread(s), torch {torch.__version__}"
     printed.caption_justify = "left"

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from mtlbench.engine.private import set_versions
 from mtlbench.engine.rows import GradientRows, Layout, views
 from mtlbench.interfaces import Move, MultiTaskModel, Parameters, Shift
 
@@ -116,7 +117,7 @@ class FlatParameters(Layout, Parameters):
         # Writing through the buffer bypasses autograd's version counters: without this, a backward
         # pass through a graph made at another point would silently mix the two. Each shift has a
         # version of its own; the parameters are bit-equal after it, so their old one is true again.
-        torch._C._autograd._unsafe_set_version_counter(tuple(self.params), tuple(versions))
+        set_versions(self.params, versions)
 
     def scale_layers_(self, direction: Tensor, factors: Tensor) -> Tensor:
         """Multiply each shared tensor's part of ``direction`` (P,) by its entry of ``factors``."""

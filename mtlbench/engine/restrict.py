@@ -20,8 +20,9 @@ def restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
     """A method of these tasks only within, of all again afterwards.
 
     What a method knows of each task it keeps in parameters and buffers whose first dimension is K
-    (or the first two). Within, these and the states of its optimizers have the entries of
-    ``tasks``; those of the others stay as they were.
+    (or the first two, see ``pairs`` of :class:`~mtlbench.interfaces.WeightingMethod`). Within,
+    these and the states of its optimizers have the entries of ``tasks``; those of the others stay
+    as they were.
 
     Args:
         method: of K tasks.
@@ -33,7 +34,7 @@ def restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
         return
     before = {place: t for place, t in _tensors(method).items() if t.dim() and len(t) == K}
     for place, t in before.items():
-        _put(method, place, _entries(t, index))
+        _put(method, place, _entries(t, index, pairs=_of_pairs(method, place)))
     method.n_tasks = len(index)
     try:
         yield
@@ -42,7 +43,8 @@ def restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
         for place, t in _tensors(method).items():
             made = place not in before and place[0] == "optimizer" and len(t.shape) > 0
             if place in before or made:
-                _put(method, place, _merged(before.get(place), t, index, K))
+                pairs = _of_pairs(method, place)
+                _put(method, place, _merged(before.get(place), t, index, K, pairs=pairs))
 
 
 def _tensors(method: WeightingMethod) -> dict[Place, Tensor]:
@@ -74,24 +76,31 @@ def _put(method: WeightingMethod, place: Place, value: Tensor) -> None:
         states[int(rest[0])][rest[1]] = value
 
 
-def _square(t: Tensor, n: int) -> bool:
-    return t.dim() > 1 and t.shape[:2] == (n, n)
+def _of_pairs(method: WeightingMethod, place: Place) -> bool:
+    """Whether the first two dimensions are tasks."""
+    kind, name, *rest = place
+    if kind != "optimizer":
+        return name in method.pairs
+    if not rest[1:] or not method.pairs:
+        return False
+    parameter = list(_optimizers(method)[name].state)[int(rest[0])]
+    return any(method.get_parameter(pair) is parameter for pair in method.pairs)
 
 
-def _entries(t: Tensor, index: Tensor) -> Tensor:
+def _entries(t: Tensor, index: Tensor, *, pairs: bool) -> Tensor:
     chosen = t[index.to(t.device)]
-    return chosen[:, index.to(t.device)] if _square(t, len(t)) else chosen
+    return chosen[:, index.to(t.device)] if pairs else chosen
 
 
-def _merged(before: Tensor | None, now: Tensor, index: Tensor, K: int) -> Tensor:
+def _merged(before: Tensor | None, now: Tensor, index: Tensor, K: int, *, pairs: bool) -> Tensor:
     """``before`` with the entries of ``now``; zeros elsewhere if it was made, or shaped, since."""
-    index, square = index.to(now.device), before is not None and _square(before, K)
-    trailing = now.shape[1:]
-    if before is None or (not square and before.shape[1:] != trailing):
-        whole = now.new_zeros(K, *trailing)
+    index, trailing = index.to(now.device), now.shape[1 + pairs :]
+    tasks = (K, K) if pairs else (K,)
+    if before is None or before.shape[len(tasks) :] != trailing:
+        whole = now.new_zeros(*tasks, *trailing)
     else:
         whole = before.clone()
-    if square:
+    if pairs:
         whole[index[:, None], index] = now
     else:
         whole[index] = now

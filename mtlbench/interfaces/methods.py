@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -51,12 +51,14 @@ class MethodInfo:
         role: ``"reference"`` trains each task alone (delta-m is measured against it),
             ``"baseline"`` is the method that run times are compared with, everything else is a
             ``"method"``.
-        backwards: backward passes a step, without a wrapper.
+        backwards: backward passes through the trunk a step, without a wrapper.
         extra_forwards: forward passes a step beyond the first.
         claims: what ``mtlbench check`` holds the method to, with its default options.
         version: of the numbers that the method yields, part of what a run is: raise it with any
             change of them. None is 1 for a built-in method; for any other it means that its source
             tells runs apart.
+        discontinuous: where the update jumps by the method's definition, and why; empty if it does
+            not, and ``mtlbench check`` then holds the method to it.
     """
 
     name: str
@@ -70,10 +72,16 @@ class MethodInfo:
     extra_forwards: int = 0
     claims: tuple[Claim, ...] = ()
     version: int | None = None
+    discontinuous: str = ""
 
     def passes(self, n_tasks: int) -> Passes:
         """What a step costs without a wrapper, on inputs that all tasks share."""
-        return Passes(1 + self.extra_forwards, 1 if self.backwards == "one" else n_tasks)
+        if self.backwards == "per-task":
+            return Passes(1 + self.extra_forwards, n_tasks)
+        alone = (
+            n_tasks if self.head_policy == "unit" else 0
+        )  # heads, as the trunk's pass is weighted
+        return Passes(1 + self.extra_forwards, 1, alone)
 
 
 class WeightingMethod(Stateful, ABC):
@@ -84,20 +92,28 @@ class WeightingMethod(Stateful, ABC):
     :meth:`after_step` and nowhere else.
 
     What it knows of each task it keeps in parameters or buffers whose first dimension is K, or the
-    first two. On a step in which some tasks have no label it is a method of the others, with their
-    entries alone: ``n_tasks`` may differ from step to step.
+    first two if they are named in ``pairs``. On a step in which some tasks have no label it is a
+    method of the others, with their entries alone: ``n_tasks`` may differ from step to step. What
+    it knows of a task begins with the first step in which that one takes part, which need not be
+    the run's first: a count of steps that decides how something begins is a number a task, too.
 
     Args:
         n_tasks: K.
     """
 
     info: ClassVar[MethodInfo]
+    pairs: ClassVar[tuple[str, ...]] = ()
+    """Parameters and buffers that hold something for each pair of tasks, (K, K, ...)."""
     at: GramianPoint = "shared"
     """Where the gradients are taken that the weights are solved from."""
 
     def __init__(self, n_tasks: int) -> None:
         super().__init__()
         self.n_tasks = n_tasks
+
+    def use_heads(self, policy: HeadPolicy) -> None:
+        """For methods with the option ``heads``: this one's ``info`` has that policy."""
+        vars(self)["info"] = replace(self.info, head_policy=policy)
 
     def weights(self, view: GradientView) -> Tensor:
         """Task weights (K,), detached."""

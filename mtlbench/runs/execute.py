@@ -66,11 +66,12 @@ def execute(
         except StoppedError:
             raise
         except DivergedError as error:
-            record = failure(run, "diverged", str(error), started)
+            record = failure(run, "diverged", str(error), started, threads)
         except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-            record = failure(run, "failed", _reason(error), started)
+            record = failure(run, "failed", _reason(error), started, threads)
         else:
-            record = _record(run, "ok", "", started, peak_memory_mb=memory.megabytes(), **outcome)
+            outcome["peak_memory_mb"] = memory.megabytes()
+            record = _record(run, "ok", "", started, threads, **outcome)
     store.write(record)
     curves.end()
     if record.status != "failed":  # what killed it may be mended, and the run go on from there
@@ -107,9 +108,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def failure(run: Run, status: Status, reason: str, started: str) -> RunRecord:
+def failure(run: Run, status: Status, reason: str, started: str, threads: int) -> RunRecord:
     """The record of a run that has no numbers."""
-    return _record(run, status, reason, started)
+    return _record(run, status, reason, started, threads)
 
 
 def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
@@ -167,7 +168,9 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
     }
 
 
-def _record(run: Run, status: Status, reason: str, started: str, **outcome: Any) -> RunRecord:
+def _record(
+    run: Run, status: Status, reason: str, started: str, threads: int, **outcome: Any
+) -> RunRecord:
     info = run.task.info
     return RunRecord(
         identity=run.identity,
@@ -189,7 +192,7 @@ def _record(run: Run, status: Status, reason: str, started: str, **outcome: Any)
             command=command(run),
             started=started,
             device=describe(run.device),
-            threads=torch.get_num_threads(),
+            threads=threads,
             versions=versions(),
             commit=commit()[0],
             dirty=commit()[1],

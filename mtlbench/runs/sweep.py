@@ -117,10 +117,14 @@ class Remaining:
         runs: that are left.
         store: where records appear.
         on_record: called with each record, also with those that others made.
+        threads: torch threads of each run.
     """
 
-    def __init__(self, runs: Iterable[Run], store: Store, on_record: OnRecord) -> None:
+    def __init__(
+        self, runs: Iterable[Run], store: Store, on_record: OnRecord, threads: int
+    ) -> None:
         self._waiting, self._store, self._on_record = list(runs), store, on_record
+        self._threads = threads
         self._before = {run.identity.digest: store.stamp(run.identity) for run in self._waiting}
         self._claims: dict[str, Claim] = {}
         self._told: set[str] = set()
@@ -154,7 +158,7 @@ class Remaining:
             record = self._made(run)
             if record is None and death:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                record = failure(run, "failed", death, now)
+                record = failure(run, "failed", death, now, self._threads)
                 self._store.write(record)
             if record is not None:
                 self._store.curves_path(run.identity).unlink(missing_ok=True)
@@ -208,7 +212,7 @@ def sweep(
             logger.debug("%s: first step", run.identity.stem)
         watch(run, event)
 
-    queue = Remaining(runs, store, on_record)
+    queue = Remaining(runs, store, on_record, threads)
     try:
         backend.work(Job(queue, store, heard, threads, checkpoint_seconds, tuple(logs)))
     finally:

@@ -12,7 +12,7 @@ from torch import Tensor
 from mtlbench.interfaces import Update
 from mtlbench.testing.families import Case, run_on_equal_tasks, runs
 from mtlbench.testing.findings import TOLERANCE, Check, ViolationError, judged, require
-from mtlbench.testing.trials import MethodSubject, relative, summed, updates
+from mtlbench.testing.trials import MethodSubject, length, relative, summed, updates
 
 KS = (3, 7)
 
@@ -93,11 +93,13 @@ def _simplex(subject: MethodSubject) -> str:
 
 
 def _non_conflict(subject: MethodSubject) -> str:
+    """Relative to the update: weights that cancel would make any growth small beside themselves."""
+
     def growth(J: Tensor, update: Update) -> float:
         """Of the worst task, per unit of its gradient."""
         norms = J.norm(dim=1)
         rates = -(J @ update.shared) / norms.where(norms > 0, 1.0)
-        return relative(rates.max(), summed(update, J))
+        return relative(rates.max(), length(subject, update, J))
 
     return judged((growth(case.jacobian, update), case.name) for case, update in _tried(subject))
 

@@ -125,6 +125,14 @@ def _nearly(draw: _Draw, distance: float, family: Family) -> tuple[Tensor, Tenso
     return J + distance * draw.J, losses
 
 
+def _cancelling(draw: _Draw) -> tuple[Tensor, Tensor]:
+    """Strictly weakly stationary: positive weights of about half of the gradients cancel them."""
+    m = draw.n_tasks // 2
+    shares = 0.5 + torch.rand(m, generator=draw.generator, dtype=torch.float64)
+    sums = -(shares @ draw.J[:m])[None]
+    return torch.cat([draw.J[:m], sums, draw.J[m + 1 :]]), draw.losses
+
+
 def _sizes(draw: _Draw, low: float, high: float, family: Family) -> tuple[Tensor, Tensor]:
     J, losses = family(draw)
     factors = torch.logspace(low, high, draw.n_tasks, dtype=torch.float64)
@@ -146,6 +154,7 @@ FAMILIES: dict[str, Family] = {
     "all zero": lambda draw: (0 * draw.J, 0 * draw.losses),
     "duplicates": _duplicates,
     "opposite pairs": _opposites,
+    "some cancel": _cancelling,
     "nearly opposite": lambda draw: _nearly(draw, 1e-4, _opposites),
     "rows of 1e-6 to 1e6": lambda draw: _sizes(draw, -6, 6, _ordinary),
     "conflicting rows of 1e-6 to 1e6": lambda draw: _sizes(draw, -6, 6, _conflicting),

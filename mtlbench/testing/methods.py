@@ -37,8 +37,10 @@ from mtlbench.testing.findings import (
     same,
 )
 from mtlbench.testing.networks import batch, infinite, squared, without_gradient
+from mtlbench.testing.partial import partial_labels
 from mtlbench.testing.steps import DTYPES, EPOCH, devices, difference, resumed, snapshot
 from mtlbench.testing.trials import MethodSubject, copied, relative, step, updates, vectors
+from mtlbench.testing.ulp import ONE_ULP, one_ulp
 from mtlbench.training.stepper import Stepper
 
 CLAIMS: tuple[Claim, ...] = typing.get_args(Claim)
@@ -51,8 +53,8 @@ CHEAPER = {"refresh": 3, "at": "representation"}
 def check_method(spec: str | Spec) -> list[Finding]:
     """Hold a weighting method to its contract and to what it claims.
 
-    What ``info`` declares (claims, passes) is about the default options: given others, these
-    findings are still made and nothing is held to them.
+    What ``info`` declares (claims, passes, whether the update jumps) is about the default options:
+    given others, these findings are still made and nothing is held to them.
 
     Args:
         spec: name and options, or ``my_pkg.mod:MyMethod[:option=value,...]``.
@@ -74,7 +76,9 @@ def check_method(spec: str | Spec) -> list[Finding]:
     def held(check: str) -> Held:
         if check in CLAIMS:
             return "claimed" if declared and check in subject.info.claims else "not claimed"
-        return "required" if declared or check != "passes" else "not claimed"
+        if check == ONE_ULP and subject.info.discontinuous:
+            return "not claimed"
+        return "required" if declared or check not in ("passes", ONE_ULP) else "not claimed"
 
     return findings(subject, CHECKS, held)
 
@@ -295,5 +299,7 @@ CHECKS: tuple[Check[MethodSubject], ...] = (
     Check("resume", _resume),
     Check("dtype", _dtype),
     Check("non-finite", _non_finite),
+    Check("partial labels", partial_labels),
+    Check(ONE_ULP, one_ulp),
     *PROPERTIES,
 )

@@ -14,6 +14,9 @@ from mtlbench.testing.families import Case, KnownView
 from mtlbench.testing.steps import EPOCH, stepper
 from mtlbench.training.stepper import Stepper
 
+CANCELLED = 1e-3
+"""Length of an update, relative to what is usual, below which it is next to nothing."""
+
 
 @dataclass(frozen=True)
 class MethodSubject:
@@ -73,7 +76,16 @@ def vectors(update: Update) -> list[Tensor]:
 def summed(update: Update, J: Tensor) -> float:
     """The sizes of what was summed into an update: what rounding errors are relative to."""
     norms = J.norm(dim=1)
-    return float(norms.sum() if update.weights is None else update.weights.abs() @ norms)
+    return float(norms.sum() if update.weights is None else update.weights.to(norms).abs() @ norms)
+
+
+def length(subject: MethodSubject, update: Update, J: Tensor) -> float:
+    """Of the update; of one that is next to nothing, a thousandth of what is usual: the scale that
+    ``info`` declares, or else the sizes of what was summed."""
+    norms = J.norm(dim=1)
+    scales = {"mean": norms.mean(), "sum": norms.sum()}
+    usual = float(scales.get(subject.info.scale, summed(update, J)))
+    return max(float(update.shared.norm()), CANCELLED * usual)
 
 
 def relative(error: Tensor | float, size: float) -> float:

@@ -22,6 +22,7 @@ PLAN: dict[str, Any] = PACE | {
     "wrapped": {"target": 1e-6, "methods": ["ls", "mgda"], "sharpness": ["samo", "fmtl"]},
     "loss_based": {"target": 1000, "networks": ["tiny"]},
     "heads": [{"task": "multimnist", "protocol": "mini", "target": 1000}],
+    "gramian": {"target": 1000, "tasks": [3], "parameters": [10_000]},
     "yardsticks": [{"task": "qm9", "protocol": "mini", "target": 1000}],
 }
 
@@ -40,7 +41,7 @@ def test_every_case_has_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     loss_based = [case for case in rows["case"] if " over " in case]
     assert {"tiny: famo over ls", "tiny: uw over ls"} <= set(loss_based)
     assert not {f"tiny: {method} over ls" for method in ("ls", "stl", "mgda")} & set(loss_based)
-    last = ["multimnist mini: all heads", "qm9 mini: NNConv"]
+    last = ["multimnist mini: all heads", "gramian: K=3, P=10000", "qm9 mini: NNConv"]
     assert list(rows["case"]) == [*expected, *loss_based, *last]
     numbers = rows[["ours_ms", "reference_ms", "ratio", "ratio_low", "ratio_high", "cpu_ratio"]]
     assert (numbers > 0).all(axis=None)

@@ -40,3 +40,16 @@ def test_one_task_and_epochs_without_loss() -> None:
     for t in range(2):
         method.on_epoch_end(t, torch.tensor([0.0, 0.0, 1.0]))
     assert torch.isfinite(method.weights(dense_view())).all()
+
+
+def test_a_task_counts_the_epochs_in_which_it_had_labels() -> None:
+    """Its ratio is 1 until there are two, and then that of the last two."""
+    nan = float("nan")
+    epochs = [[1.0, 1.0, nan], [0.9, 0.8, 5.0], [0.9, nan, 4.0], [0.9, 0.6, 4.0]]
+    ratios: list[list[float]] = [[1, 1, 1], [0.9, 0.8, 1], [1, 0.8, 0.8], [1, 0.75, 1]]
+    method = DWA(3)
+    for t, (losses, ratio) in enumerate(zip(epochs, ratios, strict=True)):
+        method.on_epoch_end(t, torch.tensor(losses))
+        powers = [math.exp(r / 2) for r in ratio]
+        expected = [3 * p / sum(powers) for p in powers]
+        assert method.weights(dense_view()).tolist() == pytest.approx(expected)

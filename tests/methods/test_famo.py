@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import DenseView
 from mtlbench.methods.famo import FAMO
 
@@ -70,3 +71,16 @@ def test_weights_sum_to_one_in_the_precision_of_the_losses(dtype: torch.dtype) -
         assert w.dtype == dtype
         assert w.sum() == pytest.approx(1)
         method.after_step(lambda: losses / 2)
+
+
+def test_a_step_that_taught_nothing_leaves_nothing_for_the_next() -> None:
+    """One task alone is not asked for weights, and has no losses before the step to compare."""
+    method = FAMO(3)
+    method.weights(_view())
+    method.after_step(lambda: LOSSES * torch.inf)
+    with restricted(method, [2]):
+        method.aggregate(
+            DenseView(LOSSES[2:], torch.ones(1, 2), [torch.ones(1)], torch.Generator())
+        )
+        method.after_step(lambda: LOSSES[2:])
+    assert not method.logits.any()

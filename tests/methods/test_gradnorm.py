@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import DenseView
 from mtlbench.methods.gradnorm import GradNorm
 from tests.models import assert_close, dense_view, same, snapshot
@@ -68,3 +69,54 @@ def test_one_task_zero_rows_and_losses_of_zero() -> None:
         w = method.weights(DenseView(torch.zeros(3), torch.zeros(3, 2), [], torch.Generator()))
         method.after_step(_unused)
         assert torch.isfinite(w).all()
+
+
+def _step(method: GradNorm, losses: list[float], tasks: list[int]) -> None:
+    rows = JACOBIAN[tasks]
+    heads = [rows[k, :2] for k in range(len(tasks))]
+    now = torch.tensor([losses[k] for k in tasks]).double()
+    with restricted(method, tasks):
+        method.aggregate(DenseView(now, rows, heads, torch.Generator()))
+        method.after_step(_unused)
+
+
+@pytest.mark.parametrize("first", [[0, 1], [1]])
+def test_a_tasks_rate_is_counted_from_its_own_first_loss(first: list[int]) -> None:
+    """Also where it was alone then; the weights stay near those of complete labels."""
+    method = GradNorm(3)
+    _step(method, [4.0, 2.0, torch.nan], first)
+    for _ in range(60):
+        _step(method, [3.0, 1.5, 8.0], [0, 1, 2])
+    assert method.initial.tolist() == [4.0 if 0 in first else 3.0, 2.0, 8.0]
+    whole = GradNorm(3)
+    for _ in range(60):
+        _step(whole, [3.0, 1.5, 8.0], [0, 1, 2])
+    assert (method.factors - whole.factors).abs().max() < 0.4
+
+
+def test_tasks_that_are_there_share_what_they_have() -> None:
+    method = GradNorm(3)
+    with torch.no_grad():
+        method.factors.copy_(torch.tensor([2.0, 0.6, 0.4]))
+    for _ in range(5):
+        _step(method, [1.0, 1.0, 1.0], [1, 2])
+    first, second, third = method.factors.tolist()
+    assert first == 2
+    assert second + third == pytest.approx(1)
+    assert second != pytest.approx(0.6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_norms_are_equal_up_to_rounding(dtype: torch.dtype) -> None:
+    """The sign of a difference that is rounding was worth a full step of Adam."""
+    row = JACOBIAN[0].to(dtype)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        method, ulp = GradNorm(4), torch.finfo(dtype).eps
+        for _ in range(5):
+            signs = torch.randint(-1, 2, (4, len(row)), generator=generator).to(dtype)
+            J = row * (1 + ulp * signs)
+            losses = 1 + ulp * signs[:, 0]
+            w = method.weights(DenseView(losses, J, [], torch.Generator()))
+            method.after_step(_unused)
+            assert torch.equal(w, torch.ones(4, dtype=dtype))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import DenseView
 from mtlbench.methods.stch import STCH
 from tests.models import assert_close, dense_view
@@ -41,3 +42,15 @@ def test_one_task_and_losses_of_zero() -> None:
     assert torch.isfinite(method.weights(zero)).all()
     method.on_epoch_end(0, zero.losses)
     assert torch.isfinite(method.weights(zero)).all()
+
+
+def test_a_task_without_a_reference_point_is_none_of_the_others_business() -> None:
+    """It was absent until now, and its loss may be of any size."""
+    method, view = STCH(3, warmup=0), dense_view()
+    method.on_epoch_end(0, torch.tensor([2.0, 0.5, torch.nan]))
+    view.losses[2] = 1e6
+    w = method.weights(view)
+    with restricted(method, [0, 1]):
+        pair = DenseView(view.losses[:2], view.jacobian()[:2], [], view.generator)
+        assert_close(w[:2], method.weights(pair))
+    assert float(w[2] * view.losses[2]) == pytest.approx(1)

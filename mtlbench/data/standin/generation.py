@@ -30,6 +30,7 @@ from mtlbench.files import check_writable
 from mtlbench.hardware import cores
 from mtlbench.interfaces import Common, Recipe
 from mtlbench.interfaces.recipes import Files, Write
+from mtlbench.processes import watch_parent
 
 MAKING, _LOCK = ".making", ".lock"
 
@@ -207,7 +208,9 @@ def _interrupts_later() -> Iterator[None]:
 
 
 def _end_quietly() -> None:
-    """From now on an interrupt ends this process, without a traceback; what it began is lost."""
+    """From now on an interrupt ends this process, without a traceback, and so does the end of its
+    parent; what it began is lost."""
+    watch_parent()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})

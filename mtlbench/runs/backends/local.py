@@ -186,7 +186,8 @@ def _serve(
                 death = make(spec, digest, store, watching, threads)
         except KeyboardInterrupt:  # Ctrl-C goes to the sweep: this is the run's own doing
             raise SystemExit(INTERRUPTED) from None
-        pipe.send(death)
+        with suppress(OSError):  # the sweep is gone, which the next turn sees
+            pipe.send(death)
 
 
 def _tell_of(pipe: Connection, event: Event) -> None:

@@ -1,0 +1,64 @@
+"""Adam for numbers that belong to tasks, not all of which take part in every step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class TaskAdam(Optimizer):
+    r"""`"Adam: A Method for Stochastic Optimization" <https://arxiv.org/abs/1412.6980>`_, with a
+    count t of steps for every entry.
+
+    With the moving averages m of the gradient g, and v of its square,
+
+    .. math:: \theta_k \leftarrow \theta_k - \eta \frac{m_k / (1 - \beta_1^{t_k})}
+        {\sqrt{v_k / (1 - \beta_2^{t_k})} + \epsilon}
+
+    Where all tasks take part in every step it is torch's. Torch has one t for a whole tensor: the
+    averages of a task that begins after a thousand steps would count as settled while they are
+    still near zero, and its first steps be up to six times too long.
+
+    Args:
+        params: each one number a task, (K,).
+        lr: :math:`\eta`.
+        betas: :math:`\beta_1, \beta_2`.
+        eps: :math:`\epsilon`.
+        weight_decay: times the parameter, added to the gradient.
+    """
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        lr: float,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        options = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, options)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """Move the parameters by their ``grad``; those without one stay."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._move(p, p.grad.add(p, alpha=group["weight_decay"]), group)
+
+    def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[p], group["betas"]
+        if not state:
+            state.update({name: torch.zeros_like(p) for name in ("step", "exp_avg", "exp_avg_sq")})
+        state["step"] += 1
+        t = state["step"].double()
+        mean = state["exp_avg"].lerp_(grad, 1 - beta1)
+        square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        step_size = (group["lr"] / (1 - beta1**t)).to(p)
+        size = square.sqrt() / (1 - beta2**t).sqrt().to(p)
+        p.sub_(step_size * mean / (size + group["eps"]))

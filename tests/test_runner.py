@@ -97,13 +97,16 @@ def test_a_run_has_threads_of_its_own(shared: Path, tmp_path: Path) -> None:
     with torch_threads(2):
         run, store = run_of("famo"), Store(tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            execute(run, store, Interrupt(1))
+            execute(run, store, each_epoch(Interrupt(1)))
         assert torch.get_num_threads() == 2
         record = execute(run, store)
         assert torch.get_num_threads() == 2
         inside: list[int] = []
         other = execute(
-            run_of("ls"), store, lambda: inside.append(torch.get_num_threads()), threads=3
+            run_of("ls"),
+            store,
+            each_epoch(lambda: inside.append(torch.get_num_threads())),
+            threads=3,
         )
     assert numbers(record) == numbers(unbroken("famo", "none", shared))
     assert (record.provenance.threads, other.provenance.threads) == (1, 3)

@@ -191,10 +191,14 @@ def _serve(
 
 
 def _tell_of(pipe: Connection, event: Event) -> None:
-    """Send an event to the sweep, and hear whether the run is to stop."""
+    """Send an event to the sweep, and hear at the end of an epoch whether the run is to stop."""
+    if event.kind != "epoch":
+        with suppress(OSError):
+            pipe.send(event)
+        return
     try:
         pipe.send(event)
-        stopped = event.kind == "epoch" and pipe.poll() and pipe.recv() == STOP
+        stopped = pipe.poll() and pipe.recv() == STOP
     except (EOFError, OSError):  # the sweep is gone
         stopped = True
     if stopped:

@@ -14,7 +14,14 @@ from mtlbench.interfaces import MultiTaskModel
 
 def write_state(state: Any, path: Path) -> None:
     """Write what ``torch.save`` takes, all of it or nothing."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        with temporary.open(
+            "wb"
+        ) as file:  # by a name alone, torch does not say that a disk is full
+            torch.save(state, file)
+
+    write_atomically(path, write)
 
 
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
@@ -23,12 +30,12 @@ def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch.load has no error type of its own for a broken file
+        said = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"checkpoint {path} cannot be read ({error}); delete it to start over"
+            f"checkpoint {path} cannot be read ({said}); delete it to start over"
         ) from error
     return state
 
 
 def keep_model(model: MultiTaskModel, path: Path) -> None:
-    state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+    write_state({name: value.cpu().clone() for name, value in model.state_dict().items()}, path)

@@ -54,6 +54,9 @@ class MethodInfo:
         backwards: backward passes a step, without a wrapper.
         extra_forwards: forward passes a step beyond the first.
         claims: what ``mtlbench check`` holds the method to, with its default options.
+        version: of the numbers that the method yields, part of what a run is: raise it with any
+            change of them. None is 1 for a built-in method; for any other it means that its source
+            tells runs apart.
     """
 
     name: str
@@ -66,6 +69,7 @@ class MethodInfo:
     backwards: Literal["one", "per-task"] = "one"
     extra_forwards: int = 0
     claims: tuple[Claim, ...] = ()
+    version: int | None = None
 
     def passes(self, n_tasks: int) -> Passes:
         """What a step costs without a wrapper, on inputs that all tasks share."""

@@ -87,6 +87,7 @@ class TaskInfo:
         licence: of the data.
         source: how to get the real data.
         instead: what is read without a data folder; a stand-in is called one.
+        version: as a method's, of what the protocols' versions do not tell apart.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TaskInfo:
     licence: str
     source: str
     instead: str = ""
+    version: int | None = None
 
 
 @dataclass(frozen=True)

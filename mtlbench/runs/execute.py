@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,7 +23,8 @@ from mtlbench.training.trainer import Trainer
 def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
-    A run that diverges or fails ends as a record that says so. Only an interrupt gets out.
+    A run that diverges or fails ends as a record that says so, but for a finished one that was to
+    be made again. Only an interrupt and a full disk get out.
 
     Args:
         run: what to do.
@@ -43,7 +43,7 @@ def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None)
         record = _record(run, "ok", "", started, peak_memory_mb=memory.megabytes(), **outcome)
     store.write(record)
     if record.status != "failed":  # what killed it may be mended, and the run go on from there
-        _checkpoint(run, store).unlink(missing_ok=True)
+        store.checkpoint_path(run.identity).unlink(missing_ok=True)
     return record
 
 
@@ -54,7 +54,7 @@ def failure(run: Run, status: Status, reason: str, started: str) -> RunRecord:
 
 def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, Any]:
     """Train every phase, from the checkpoint if there is one, and keep one after every epoch."""
-    path = _checkpoint(run, store)
+    path = store.checkpoint_path(run.identity)
     saved = read_checkpoint(path, run.device)
     done: list[dict[str, Any]] = saved.get("done", [])
     for objectives in run.phases[len(done) :]:
@@ -88,10 +88,6 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
         "step_ms": sum(each["step_ms"] for each in done),
         "train_seconds": sum(each["train_seconds"] for each in done),
     }
-
-
-def _checkpoint(run: Run, store: Store) -> Path:
-    return store.folder / "checkpoints" / f"{run.identity.stem}.pt"
 
 
 def _record(run: Run, status: Status, reason: str, started: str, **outcome: Any) -> RunRecord:

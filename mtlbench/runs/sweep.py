@@ -1,9 +1,17 @@
 """Many runs, each in a process of its own: a crash is a record, an interrupt loses at most an
-epoch."""
+epoch.
+
+Several sweeps may share a folder, from several machines too: each claims what it makes, and waits
+for what the others make.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import logging
+import multiprocessing
+import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +22,9 @@ from pathlib import Path
 
 import torch
 
+from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.runs.claims import Claim, acquire, holder
 from mtlbench.runs.execute import execute, failure
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
@@ -23,6 +33,11 @@ from mtlbench.runs.workers import context
 
 DONE = ("ok", "diverged")
 """Statuses that are not run again; a failed run is."""
+ENDED = "the run's process ended with exit code"
+POLL = 1.0
+"""Seconds between two looks at runs that others make."""
+
+logger = logging.getLogger(__name__)
 
 
 def grid(
@@ -50,18 +65,21 @@ def grid(
 
 
 def unfinished(runs: Iterable[Run], store: Store) -> list[Run]:
-    """Those that have no record yet, a failed one, or one without the model that is wanted."""
-    kept = []
-    for run in runs:
-        record = store.read(run.identity)
-        if record is None or record.status not in DONE or _lacks_model(run, record, store):
-            kept.append(run)
-    return kept
+    """Those that have no record yet, a failed one, or one without the model that is wanted.
+
+    Raises:
+        UsageError: a later mtlbench made the folder.
+    """
+    return [run for run in runs if not _done(run, store)]
 
 
-def _lacks_model(run: Run, record: RunRecord, store: Store) -> bool:
-    kept = store.model_path(run.identity)
-    return run.keeps_model and record.status == "ok" and not kept.exists()
+def _done(run: Run, store: Store) -> bool:
+    status = store.status(run.identity)
+    return status in DONE and not (status == "ok" and _lacks_model(run, store))
+
+
+def _lacks_model(run: Run, store: Store) -> bool:
+    return run.keeps_model and not store.model_path(run.identity).exists()
 
 
 def sweep(
@@ -73,7 +91,7 @@ def sweep(
     on_epoch: Callable[[Run], None] = lambda run: None,
     on_record: Callable[[Run, RunRecord], None] = lambda run, record: None,
 ) -> None:
-    """Execute runs, ``jobs`` at a time.
+    """Execute runs, ``jobs`` at a time; those that another sweep makes meanwhile are left to it.
 
     Args:
         runs: what to do.
@@ -84,50 +102,124 @@ def sweep(
         on_record: called with each finished run.
     """
     store, processes = Store(folder), context({m for run in runs for m in run.modules})
-    waiting = deque(runs)
-    active: dict[Connection, tuple[Run, BaseProcess]] = {}
+    waiting = _Waiting(runs, store, on_record)
+    active: dict[Connection, tuple[Run, BaseProcess, Claim]] = {}
     try:
-        while waiting or active:
-            while waiting and len(active) < jobs:
-                run = waiting.popleft()
+        while waiting.runs or active:
+            while len(active) < jobs and (claimed := waiting.next()):
+                run, claim = claimed
                 receiver, sender = processes.Pipe(duplex=False)
                 process = processes.Process(  # type: ignore[attr-defined]
-                    target=_child, args=(run.spec, folder, threads, sender), daemon=True
+                    target=_child,
+                    args=(run.spec, run.identity.digest, folder, threads, sender),
+                    daemon=True,
                 )
+                active[receiver] = run, process, claim
                 process.start()
                 sender.close()
-                active[receiver] = run, process
-            for ready in wait(list(active)):
+            if not active:
+                time.sleep(POLL if waiting.runs else 0)
+                continue
+            for ready in wait(list(active), POLL if waiting.runs and len(active) < jobs else None):
                 assert isinstance(ready, Connection)
-                run, process = active[ready]
+                run, process, claim = active[ready]
                 try:
-                    ready.recv()
-                    on_epoch(run)
-                except EOFError:
-                    del active[ready]
-                    ready.close()
+                    message: RunRecord | str | None = ready.recv()
+                except (EOFError, OSError):  # it is gone, or was while it spoke
                     process.join()
-                    on_record(run, _result(run, store, process))
+                    message = waiting.made(run) or f"{ENDED} {process.exitcode}"
+                if message is None:
+                    on_epoch(run)
+                    continue
+                del active[ready]
+                ready.close()
+                process.join()
+                record = _failed(run, store, message) if isinstance(message, str) else message
+                claim.release()
+                on_record(run, record)
     finally:
-        for _, process in active.values():
-            process.terminate()
-            process.join()
+        for _, process, claim in active.values():
+            if process.pid is not None:
+                process.terminate()
+                process.join()
+            claim.release()
+        store.remove_empty_folders()
 
 
-def _child(spec: RunSpec, folder: Path, threads: int, progress: Connection) -> None:
+class _Waiting:
+    """Runs that nobody has begun, as far as this sweep knows.
+
+    Args:
+        runs: what to do.
+        store: where records go.
+        on_record: called with what others have made in the meantime.
+    """
+
+    def __init__(
+        self, runs: Iterable[Run], store: Store, on_record: Callable[[Run, RunRecord], None]
+    ) -> None:
+        self.runs = list(runs)
+        self._store, self._on_record = store, on_record
+        self._before = {run.identity.digest: store.stamp(run.identity) for run in self.runs}
+        self._told: set[str] = set()
+
+    def next(self) -> tuple[Run, Claim] | None:
+        """The first run that nobody else makes or has made; None if there is none for now."""
+        for run in list(self.runs):
+            path = self._store.claim_path(run.identity)
+            claim = acquire(path)
+            if claim is None:
+                self._tell(run, path)
+                continue
+            self.runs.remove(run)
+            made = self.made(run)
+            if made is None:
+                self._store.tidy(run.identity)
+                return run, claim
+            claim.release()
+            self._on_record(run, made)
+        return None
+
+    def made(self, run: Run) -> RunRecord | None:
+        """The record of a run that is done, or has failed since this sweep began."""
+        status = self._store.status(run.identity)
+        new = self._store.stamp(run.identity) != self._before[run.identity.digest]
+        if _done(run, self._store) or (new and status == "failed"):
+            return self._store.read(run.identity)
+        return None
+
+    def _tell(self, run: Run, path: Path) -> None:
+        if run.identity.digest not in self._told:
+            self._told.add(run.identity.digest)
+            logger.info("%s is left to %s", run.identity.stem, holder(path) or "another sweep")
+
+
+def _child(spec: RunSpec, digest: str, folder: Path, threads: int, progress: Connection) -> None:
+    """Say None after each epoch, and at the end the record, or why there is none."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
-        execute(prepare(spec), Store(folder), lambda: progress.send(None))
+        run = prepare(spec)
+        if run.identity.digest != digest:  # what this process has imported may be either
+            raise UsageError("its code or data changed while it waited for its turn")
+        progress.send(execute(run, Store(folder), lambda: progress.send(None)))
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    except UsageError as error:
+        progress.send(str(error))
 
 
-def _result(run: Run, store: Store, process: BaseProcess) -> RunRecord:
-    """What the process wrote; a record of its death if that is older than the run, or not there."""
-    record = store.read(run.identity) if process.exitcode == 0 else None
-    if record is None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        reason = f"the run's process ended with exit code {process.exitcode}"
-        record = failure(run, "failed", reason, now)
-        store.write(record)
+def _end_with_parent() -> None:
+    """End at once when the sweep's process is gone: its claims have lapsed, others go on."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _failed(run: Run, store: Store, reason: str) -> RunRecord:
+    """The record of a run whose process wrote none."""
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    record = failure(run, "failed", reason, now)
+    store.write(record)
     return record

@@ -3,6 +3,7 @@ results."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable
@@ -185,6 +186,15 @@ def test_a_corrupt_checkpoint_is_named(broken: bytes, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ failures
+@pytest.mark.parametrize("fault", ["nan", "raise"])
+def test_a_finished_record_survives_a_failure_to_make_it_again(fault: str, tmp_path: Path) -> None:
+    store, run = Store(tmp_path), run_of()
+    done = execute(run, store)
+    again = execute(dataclasses.replace(run, task=run_of(task=f"{TOY}:fault={fault}").task), store)
+    assert again.status != "ok"
+    assert store.read(run.identity) == done
+
+
 def test_a_diverged_run_is_a_record(tmp_path: Path) -> None:
     record = execute(run_of(task=f"{TOY}:fault=nan"), Store(tmp_path))
     assert (record.status, record.phases, record.step_ms) == ("diverged", [], None)

@@ -46,7 +46,8 @@ def execute(
 ) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
-    A run that diverges or fails ends as a record that says so. Only an interrupt gets out.
+    A run that diverges or fails ends as a record that says so, but for a finished one that was to
+    be made again. Only an interrupt and a full disk get out.
 
     Args:
         run: what to do.
@@ -96,10 +97,11 @@ def make(spec: RunSpec, digest: str, store: Store, watching: Watching, threads: 
         run = prepare(spec)
         if run.identity.digest != digest:  # what this process has imported may be either
             return "its code or data changed while it waited for its turn"
-        execute(run, store, watching, threads=threads)
+        record = execute(run, store, watching, threads=threads)
     except UsageError as error:
         return str(error)
-    return ""
+    kept = store.status(run.identity) == record.status  # a finished record stays as it is
+    return "" if kept else record.reason
 
 
 def _reason(error: Exception) -> str:

@@ -29,7 +29,7 @@ class Code(Record):
 
     def __str__(self) -> str:
         mark = f"v{self.version}" if self.version is not None else self.sha256[:8]
-        return f"{self.origin}@{mark}"
+        return f"{self.origin}@{mark}" if self.origin else mark
 
 
 class RunIdentity(Record):

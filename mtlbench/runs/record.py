@@ -111,14 +111,15 @@ def _matter(text: bytes, error: ValidationError) -> str:
     if not text.strip():
         return "is empty"
     if first["type"] == "json_invalid":
-        return f"is cut off or no JSON ({first['msg'].removeprefix('Invalid JSON: ')})"
+        said = first["msg"].removeprefix("Invalid JSON: ")
+        return f"is not a run record: cut off, or no JSON ({said})"
     version = _schema_version(text)
     if version is None:
-        return "is no record of a run"
+        return "is not a run record"
     if version != VERSION:
         return f"is of schema version {version}; this mtlbench reads version {VERSION}"
     where = ".".join(map(str, first["loc"]))
-    return f"is no run record: {where}: {first['msg']}" + f" ({len(more)} more)" * bool(more)
+    return f"is not a run record: {where}: {first['msg']}" + f" ({len(more)} more)" * bool(more)
 
 
 def _schema_version(text: bytes) -> int | None:

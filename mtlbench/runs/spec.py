@@ -105,10 +105,10 @@ def prepare(spec: RunSpec) -> Run:
         )
     if not 0 <= spec.seed < 2**64:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
-    method, sharpness = Spec.parse(spec.method), Spec.parse(spec.sharpness or SHARPNESS.default)
-    method_class, method_options = METHODS.resolve(method)
-    sharpness_class, sharpness_options = SHARPNESS.resolve(sharpness)
-    build_pair(method, sharpness, len(task.info.objectives))
+    method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
+    wrapper = spec.sharpness or SHARPNESS.default
+    sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
+    _check_pair(spec.method, wrapper, len(task.info.objectives))
     device = pick_device(spec.device)
     identity = RunIdentity(
         task=task.info.name,
@@ -133,6 +133,12 @@ def prepare(spec: RunSpec) -> Run:
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
+
+
+@cache
+def _check_pair(method: str, sharpness: str, n_tasks: int) -> None:
+    """Refuse a method and a wrapper that do not go together."""
+    build_pair(Spec.parse(method), Spec.parse(sharpness), n_tasks)
 
 
 @cache

@@ -37,8 +37,9 @@ class Checkpoints:
         try:
             state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
         except Exception as error:  # torch.load has no error type of its own for a broken file
+            said = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(
-                f"checkpoint {self.path} cannot be read ({error}); delete it to start over"
+                f"checkpoint {self.path} cannot be read ({said}); delete it to start over"
             ) from error
         return state
 
@@ -57,7 +58,12 @@ class Checkpoints:
 
 def write_state(state: Any, path: Path) -> None:
     """Write what ``torch.save`` takes, all of it or nothing."""
-    write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # by a name alone, torch hides that a disk is full
+            torch.save(state, file)
+
+    write_atomically(path, write)
 
 
 def keep_model(model: MultiTaskModel, path: Path) -> None:

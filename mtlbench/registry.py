@@ -150,7 +150,7 @@ class Registry(Generic[T]):
         from pydantic import ValidationError
 
         cls = self.get(spec.name)
-        model = _options(cls)
+        model = declared_options(cls)
         unknown = [name for name in spec.options if name not in model.model_fields]
         if unknown:
             valid = ", ".join(model.model_fields) or "it has none"
@@ -192,7 +192,7 @@ def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     their defaults."""
     from mtlbench.interfaces import Later
 
-    fields = _options(cls).model_fields
+    fields = declared_options(cls).model_fields
     return {
         name: value
         for name, value in options.items()
@@ -200,8 +200,14 @@ def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """The options that have a default, at their defaults."""
+    fields = declared_options(cls).model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+
 @cache
-def _options(cls: type) -> type[BaseModel]:
+def declared_options(cls: type) -> type[BaseModel]:
     """A model of the keyword-only arguments, those behind ``**common`` included."""
     from pydantic import ConfigDict, create_model
 

@@ -144,8 +144,13 @@ def _group(record: RunRecord) -> dict[str, Any]:
 
 def _text(options: Mapping[str, Any]) -> str:
     """Options as on the command line: ``c=0.4,solver=nnls``."""
+    return ",".join(option_texts(options))
+
+
+def option_texts(options: Mapping[str, Any]) -> list[str]:
+    """Each option as a row writes it."""
     values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(options.items())}
-    return ",".join(f"{name}={value}" for name, value in values.items())
+    return [f"{name}={value}" for name, value in values.items()]
 
 
 def _run(record: RunRecord) -> dict[str, Any]:

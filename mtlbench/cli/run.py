@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from mtlbench.cli.leaderboard import print_boards
+from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.terminal import progress, say
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
@@ -46,14 +46,17 @@ def run(
     """Train every method with every wrapper and seed, but for the runs that are done."""
     wanted = sharpness or [SHARPNESS.default]
     _begin([task], method, wanted)
+    from mtlbench.boards.build import build
+    from mtlbench.boards.folder import read_folder
     from mtlbench.runs.spec import RunSpec
-    from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import grid
 
     base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device, weights, keep_model)
     runs = grid(base, method, wanted, seed or [0])
     failed = _execute(runs, out, jobs, threads)
-    print_boards(Store(out))
+    records, faults = read_folder(out)
+    warn(faults)
+    print_boards(build(records))
     _end(failed)
 
 
@@ -73,9 +76,10 @@ def quickstart(
         [wrapper for grid in plan["grids"] for wrapper in grid["sharpness"]],
     )
     from mtlbench.boards import tables
+    from mtlbench.boards.build import build
+    from mtlbench.boards.folder import read_folder
     from mtlbench.boards.plot import plot
     from mtlbench.runs.spec import RunSpec
-    from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import grid
 
     base = RunSpec(plan["task"], "", epochs=epochs or plan["epochs"], device=device)
@@ -85,11 +89,14 @@ def quickstart(
     unique = list({run.identity.digest: run for run in runs}.values())
     records = out / "records"
     failed = _execute(unique, records, jobs, threads=1)
-    built = print_boards(Store(records))
+    read, faults = read_folder(records)
+    warn(faults)
+    built = build(read)
     written = tables.write(built, out)
     for board in built.values():
         written.append(out / f"{board.task}.png")
         plot(board, written[-1])
+    print_boards(built)
     for path in written:
         say(f"wrote {path}")
     _end(failed)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtlbench.cli.options import Out
-from mtlbench.cli.terminal import complain, console, say
+from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def leaderboard(
 def warn(faults: Sequence[str]) -> None:
     """Say which files of a folder are left out, and why."""
     for fault in faults:
-        complain(f"left out: {fault}", style="yellow")
+        aside(f"left out: {fault}", style="yellow")
 
 
 def print_boards(boards: Mapping[str, Board]) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
+from mtlbench.cli.pace import Pace
 from mtlbench.cli.terminal import progress, say
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
 from mtlbench.runs.workers import start_server
@@ -28,10 +29,12 @@ def run(
     sharpness: Annotated[
         list[str] | None, typer.Option(help="One or more: none samo:rho=0.05 ...")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="One or more; 0 by default.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="One or more; 0 by default.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="The task's first by default.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the real data set.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     arch: Annotated[str | None, typer.Option(help="Instead of the protocol's.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="State dict that the trunk begins with.")
@@ -64,7 +67,7 @@ def quickstart(
     out: Out = Path("quickstart"),
     device: Device = None,
     jobs: Jobs = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the quickstart's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the quickstart's.")] = None,
 ) -> None:
     """Train a small leaderboard from embedded data in under three minutes."""
     import yaml
@@ -103,16 +106,20 @@ def quickstart(
 
 
 def _begin(tasks: Sequence[str], methods: Sequence[str], wrappers: Sequence[str]) -> None:
-    """Let the processes of the coming runs import what they need, while this one does."""
+    """Refuse unknown names before anything takes time, and let the processes of the coming runs
+    import what they need, while this one does."""
     kinds = ((TASKS, tasks), (METHODS, methods), (SHARPNESS, wrappers))
-    named = [r.module(Spec.parse(text).name) for r, texts in kinds for text in texts]
-    start_server(filter(None, named))
+    named = [(registry, Spec.parse(text).name) for registry, texts in kinds for text in texts]
+    for registry, name in named:
+        registry.check_name(name)
+    start_server(filter(None, (registry.module(name) for registry, name in named)))
 
 
 def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) -> list[RunRecord]:
     """Run what is not done yet, with a progress bar if somebody watches; the failed ones."""
     from mtlbench.files import check_writable
     from mtlbench.hardware import cores
+    from mtlbench.runs.effort import effort_of_epoch
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import sweep, unfinished
 
@@ -120,22 +127,31 @@ def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) 
     store = Store(folder)
     todo = unfinished(runs, store)
     done = len(runs) - len(todo)
-    say(f"{len(runs)} runs, {done} of them done before; records in {folder}")
     parallel = jobs or (cores() if runs[0].device.type == "cpu" else 1)
+    epochs = sum(run.total_epochs for run in todo)
+    say(f"{len(runs)} runs, {done} of them done before; records in {folder}")
+    if todo:
+        say(f"{len(todo)} runs to do, {epochs} epochs in all, {min(parallel, len(todo))} at a time")
+    effort = {run.identity.digest: effort_of_epoch(run) for run in todo}
+    pace = Pace(sum(effort[run.identity.digest] * run.total_epochs for run in todo))
     failed: list[RunRecord] = []
-    with progress("epochs", sum(run.total_epochs for run in todo)) as (bars, bar):
+    with progress("epochs", epochs) as (bars, bar):
+
+        def advanced(run: Run) -> None:
+            pace.advance(effort[run.identity.digest])
+            bars.advance(bar)
 
         def finished(run: Run, record: RunRecord) -> None:
             if record.status != "ok":
                 failed.append(record)
-            bars.console.print(_line(record), highlight=False, soft_wrap=True)
+            bars.console.print(_line(record) + pace.to_go, highlight=False, soft_wrap=True)
 
         sweep(
             todo,
             folder,
             jobs=parallel,
             threads=threads,
-            on_epoch=lambda _: bars.advance(bar),
+            on_epoch=advanced,
             on_record=finished,
         )
     return [record for record in failed if record.status == "failed"]

@@ -29,7 +29,7 @@ def say(text: str, style: str | None = None) -> None:
     console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
-def complain(text: str, style: str = "red") -> None:
+def aside(text: str, style: str | None = None) -> None:
     """:func:`say` on standard error."""
     Console(stderr=True).print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 

@@ -19,6 +19,10 @@ class Pace:
         """So much of the work is done."""
         self._done, self._left = self._done + work, self._left - work
 
+    def drop(self, work: float) -> None:
+        """So much of the work need not be done after all."""
+        self._left -= work
+
     @property
     def to_go(self) -> str:
         """``"; about 12 min to go"``; nothing where that is not known or a few seconds."""

@@ -133,17 +133,20 @@ def _execute(runs: Sequence[Run], folder: Path, jobs: int | None, threads: int) 
     if todo:
         say(f"{len(todo)} runs to do, {epochs} epochs in all, {min(parallel, len(todo))} at a time")
     effort = {run.identity.digest: effort_of_epoch(run) for run in todo}
-    pace = Pace(sum(effort[run.identity.digest] * run.total_epochs for run in todo))
+    left = {run.identity.digest: run.total_epochs for run in todo}
+    pace = Pace(sum(effort[digest] * epochs for digest, epochs in left.items()))
     failed: list[RunRecord] = []
     with progress("epochs", epochs) as (bars, bar):
 
         def advanced(run: Run) -> None:
             pace.advance(effort[run.identity.digest])
+            left[run.identity.digest] -= 1
             bars.advance(bar)
 
         def finished(run: Run, record: RunRecord) -> None:
             if record.status != "ok":
                 failed.append(record)
+            pace.drop(effort[run.identity.digest] * left[run.identity.digest])
             bars.console.print(_line(record) + pace.to_go, highlight=False, soft_wrap=True)
 
         sweep(

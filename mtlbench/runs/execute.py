@@ -18,7 +18,9 @@ from mtlbench.runs.record import Metric, RunRecord, Status
 from mtlbench.runs.spec import Run, command
 from mtlbench.runs.store import Store
 from mtlbench.training.checkpoint import keep_model, read_checkpoint, write_state
+from mtlbench.training.history import Phase
 from mtlbench.training.trainer import Trainer
+from mtlbench.training.verdict import check_metrics, check_skips, origin
 
 
 def execute(run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None) -> RunRecord:
@@ -73,11 +75,12 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
                 trainer.load_state_dict(saved.pop("trainer"))
 
             def keep(trainer: Trainer = trainer) -> None:
+                check_skips(trainer)
                 state = {"done": done, "trainer": trainer.state_dict()}
                 write_state(state, path)
                 on_epoch()
 
-            phase = trainer.fit(keep).model_dump()
+            phase = _fit(trainer, keep).model_dump()
         if run.keeps_model:
             keep_model(trainer.model, store.model_path(run.identity))
         done.append(
@@ -88,6 +91,16 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
         "step_ms": sum(each["step_ms"] for each in done),
         "train_seconds": sum(each["train_seconds"] for each in done),
     }
+
+
+def _fit(trainer: Trainer, keep: Callable[[], None]) -> Phase:
+    """Train, and judge what came out; where the data make a training diverge, this is said."""
+    try:
+        phase = trainer.fit(keep)
+    except DivergedError as error:
+        raise DivergedError(f"{error}{origin(trainer.task, 'train', trainer.objectives)}") from None
+    check_metrics(trainer, phase)
+    return phase
 
 
 def _checkpoint(run: Run, store: Store) -> Path:

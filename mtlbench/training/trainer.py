@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ class Trainer:
             clip_norm=protocol.clip_norm,
         )
         self.history: list[Epoch] = []
+        self.skips: Counter[str] = Counter()
+        """Why steps were skipped, and how many."""
         self.train_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
         self._tests: list[Scores] = []
@@ -120,10 +123,13 @@ class Trainer:
         for batch in self.task.batches("train", order):
             groups = [group.to(self.device) for group in batch]
             synchronize(self.device)
+            skipped = self.stepper.skipped
             start = time.perf_counter()
             report = self.stepper.step(groups, self.task.loss)
             synchronize(self.device)
             times.append(time.perf_counter() - start)
+            if self.stepper.skipped > skipped:
+                self.skips[report.skipped] += 1
             if not report.skipped and report.losses is not None:
                 total += report.losses.nan_to_num(0.0)
                 counts += ~report.losses.isnan()
@@ -179,6 +185,7 @@ class Trainer:
             "selected": self._selected,
             "tests": [scores.model_dump() for scores in self._tests],
             "train_seconds": self.train_seconds,
+            "skips": dict(self.skips),
             "rng": [torch.get_rng_state(), *cuda],
         }
 
@@ -192,6 +199,7 @@ class Trainer:
         self._selected = tuple(state["selected"])
         self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
         self.train_seconds = state["train_seconds"]
+        self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
             torch.cuda.set_rng_state(saved.cpu(), self.device)

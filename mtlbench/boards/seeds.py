@@ -19,11 +19,9 @@ def common_seeds(rows: Mapping[Hashable, Seeds], reference: Hashable | None) -> 
         rows: row to the seeds that were run.
         reference: the row that the others are measured against, if there is one.
     """
-    others = [seeds for row, seeds in rows.items() if row != reference] or list(rows.values())
-    shared = others if reference is None else [seeds & rows[reference] for seeds in others]
+    every = list(rows.values())
+    shared = every if reference is None else [seeds & rows[reference] for seeds in every]
     votes = Counter(seeds for seeds in shared if seeds)
-    if not votes:  # nothing is shared with the reference: each row stands alone
-        return frozenset().union(*rows.values())
     return max(
         votes,
         key=lambda seeds: (votes[seeds], _containing(seeds, shared), len(seeds), sorted(seeds)),

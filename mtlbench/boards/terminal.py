@@ -15,7 +15,7 @@ from mtlbench.boards.symbols import DASH, DELTA_M, DOWN, TIMES, UP
 from mtlbench.runs.record import Metric
 
 _MOST_METRICS = 4
-_RANK = {"step_ratio": 1, "metric": 2, "mean_rank": 20, "passes": 30, "step_ms": 40}
+_RANK = {"metric": 1, "step_ratio": 10, "mean_rank": 20, "passes": 30, "step_ms": 40}
 """What a narrow terminal leaves out: the highest first, of the metrics the last one."""
 
 

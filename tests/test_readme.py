@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from mtlbench.cli import main
+from tests import first_hour
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -56,3 +57,9 @@ def test_every_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for number, block in enumerate(blocks(), start=1):
         code = compile(block, f"{README.name}, Python block {number}", "exec")
         exec(code, {"__name__": "__main__"})
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_command_of_the_pages_on_a_fresh_clone() -> None:
+    assert first_hour.main([]) == 0

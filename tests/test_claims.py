@@ -21,6 +21,7 @@ from mtlbench.runs.claims import LIMIT, Claim, Holder, acquire, holder
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
 from mtlbench.runs.store import Store
+from tests.test_sweep import go
 from tests.toy_task import TOY
 
 posix = pytest.mark.skipif(os.name != "posix", reason="sends POSIX signals")

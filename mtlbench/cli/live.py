@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mtlbench.cli.pace import Pace, duration
 from mtlbench.cli.terminal import console
 
 if TYPE_CHECKING:
@@ -45,16 +47,17 @@ class View:
     """Follows a sweep; a context.
 
     Args:
-        total: runs of the sweep.
-        done: how many of them were done before.
-        jobs: how many go on at a time.
+        runs: that are left to do.
+        done: how many were done before.
     """
 
-    def __init__(self, total: int, done: int, jobs: int) -> None:
-        self.total, self.done, self.jobs = total, done, jobs
-        self.made: list[float] = []
-        """Seconds that each finished run took."""
-        self.failed = 0
+    def __init__(self, runs: Sequence[Run], done: int) -> None:
+        from mtlbench.runs.effort import effort_of_epoch
+
+        self.total, self.done, self.failed = done + len(runs), done, 0
+        self._effort = {run.identity.digest: effort_of_epoch(run) for run in runs}
+        self._left = {run.identity.digest: run.total_epochs for run in runs}
+        self._pace = Pace(sum(self._effort[d] * epochs for d, epochs in self._left.items()))
         self._running: dict[str, _Running] = {}
         self._lock = threading.Lock()
         self._live: Live | None = None
@@ -80,24 +83,26 @@ class View:
             if event.kind == "epoch":
                 if going.epoch == 0:
                     going.first = event.epoch - 1
+                    self._skip(run, going.first)
                 going.epoch, going.loss = event.epoch, event.loss
+                self._left[run.identity.digest] -= 1
+                self._pace.advance(self._effort[run.identity.digest])
 
     def ended(self, run: Run, record: RunRecord) -> None:
         """Hear of a run's record."""
         with self._lock:
-            going = self._running.pop(run.identity.digest, None)
-            if going is not None:
-                self.made.append(time.monotonic() - going.since)
+            self._running.pop(run.identity.digest, None)
+            self._skip(run, self._left[run.identity.digest])
             self.done += record.status == "ok"
             self.failed += record.status != "ok"
-        console.print(line(record), highlight=False, soft_wrap=True)
+            text = line(run, record) + self._pace.to_go
+        console.print(text, highlight=False, soft_wrap=True)
 
-    def rest(self) -> float:
-        """Seconds that the sweep will still take, as the finished runs took; NaN before one is."""
-        if not self.made:
-            return float("nan")
-        waiting = self.total - self.done - self.failed
-        return waiting * sum(self.made) / len(self.made) / max(1, min(self.jobs, waiting))
+    def _skip(self, run: Run, epochs: int) -> None:
+        """So many epochs of a run need not be done."""
+        digest = run.identity.digest
+        self._pace.drop(self._effort[digest] * epochs)
+        self._left[digest] -= epochs
 
     def summary(self) -> str:
         """One line about all of it."""
@@ -105,8 +110,7 @@ class View:
         parts = [f"{self.done}/{self.total} done", f"{len(self._running)} running"]
         parts += [f"{waiting} waiting"] if waiting else []
         parts += [f"{self.failed} failed"] if self.failed else []
-        rest = self.rest()
-        return ", ".join(parts) + ("" if rest != rest else f"; about {duration(rest)} left")
+        return ", ".join(parts) + self._pace.to_go
 
     def _table(self) -> Table:
         with self._lock:
@@ -138,17 +142,9 @@ def name(run: Run) -> str:
     return f"{identity.task}: {run.spec.method} x {run.spec.sharpness}, seed {identity.seed}"
 
 
-def line(record: RunRecord) -> str:
+def line(run: Run, record: RunRecord) -> str:
     """A finished run in a line, with markup."""
-    identity = record.identity
-    what = f"{identity.method} x {identity.sharpness}, seed {identity.seed}"
+    what = escape(f"{run.spec.method} x {run.spec.sharpness}, seed {run.identity.seed}")
     if record.status != "ok":
         return f"[red]{record.status}[/red] {what}: {escape(record.reason)}"
     return f"[green]ok[/green] {what}: {record.train_seconds:.1f} s"
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words: ``40 s``, ``12 min``, ``3.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

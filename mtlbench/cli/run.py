@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mtlbench.cli.leaderboard import print_boards
+from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, end, execute_all
 from mtlbench.cli.terminal import say
@@ -22,10 +22,12 @@ def run(
     sharpness: Annotated[
         list[str] | None, typer.Option(help="One or more: none samo:rho=0.05 ...")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="One or more; 0 by default.")] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(min=0, help="One or more; 0 by default.")
+    ] = None,
     protocol: Annotated[str | None, typer.Option(help="The task's first by default.")] = None,
     data: Annotated[Path | None, typer.Option(help="Folder of the real data set.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the protocol's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the protocol's.")] = None,
     arch: Annotated[str | None, typer.Option(help="Instead of the protocol's.")] = None,
     weights: Annotated[
         Path | None, typer.Option(help="State dict that the trunk begins with.")
@@ -43,8 +45,9 @@ def run(
     """Train every method with every wrapper and seed, but for the runs that are done."""
     wanted = sharpness or [SHARPNESS.default]
     begin([task], method, wanted)
+    from mtlbench.boards.build import build
+    from mtlbench.boards.folder import read_folder
     from mtlbench.runs.spec import RunSpec
-    from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import grid
 
     base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device, weights, keep_model)
@@ -58,7 +61,9 @@ def run(
         checkpoint=checkpoint,
         logs=log or (),
     )
-    print_boards(Store(out))
+    records, faults = read_folder(out)
+    warn(faults)
+    print_boards(build(records))
     end(failed)
 
 
@@ -66,7 +71,7 @@ def quickstart(
     out: Out = Path("quickstart"),
     device: Device = None,
     jobs: Jobs = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the quickstart's.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the quickstart's.")] = None,
 ) -> None:
     """Train a small leaderboard from embedded data in under three minutes."""
     import yaml
@@ -74,20 +79,24 @@ def quickstart(
     content = yaml.safe_load(files("mtlbench.cli").joinpath("quickstart.yaml").read_text())
     begin(content["tasks"], content["methods"], content["sharpness"])
     from mtlbench.boards import tables
+    from mtlbench.boards.build import build
+    from mtlbench.boards.folder import read_folder
     from mtlbench.boards.plot import plot
     from mtlbench.runs.plan import SweepSpec
-    from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import checked
 
     changes = {"epochs": epochs or content["epochs"], "device": device}
     runs = checked(SweepSpec.parse(content | changes, "quickstart.yaml").requests())
     records = out / "records"
     failed = execute_all(runs, records, jobs=jobs)
-    built = print_boards(Store(records))
+    read, faults = read_folder(records)
+    warn(faults)
+    built = build(read)
     written = tables.write(built, out)
     for board in built.values():
         written.append(out / f"{board.task}.png")
         plot(board, written[-1])
+    print_boards(built)
     for path in written:
         say(f"wrote {path}")
     end(failed)

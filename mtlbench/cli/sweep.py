@@ -12,8 +12,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from mtlbench.cli.live import View, duration
+from mtlbench.cli.live import View
 from mtlbench.cli.options import Jobs, Out
+from mtlbench.cli.pace import duration
 from mtlbench.cli.terminal import console, say
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
@@ -99,9 +100,12 @@ def sweep(
 
 
 def begin(tasks: Sequence[str], methods: Sequence[str], wrappers: Sequence[str]) -> None:
-    """Let the processes of the coming runs import what they need, while this one does."""
+    """Refuse unknown names before anything takes time, and let the processes of the coming runs
+    import what they need, while this one does."""
     kinds = ((TASKS, tasks), (METHODS, methods), (SHARPNESS, wrappers))
-    names = {(r, Spec.parse(text).name) for r, texts in kinds for text in texts}
+    names = dict.fromkeys((r, Spec.parse(text).name) for r, texts in kinds for text in texts)
+    for registry, name in names:
+        registry.check_name(name)
     start_server(filter(None, (registry.module(name) for registry, name in names)))
 
 
@@ -138,9 +142,12 @@ def execute_all(
     say(f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}")
     if not todo:
         return []
+    epochs = sum(run.total_epochs for run in todo)
     backend, parallel = _backend(todo, engine, address, jobs, threads, gpus)
+    at_a_time = min(parallel, len(todo))
+    say(f"{len(todo)} runs to do, {epochs} epochs in all, {at_a_time} at a time")
     failed: list[RunRecord] = []
-    with View(len(runs), len(runs) - len(todo), parallel) as view:
+    with View(todo, len(runs) - len(todo)) as view:
 
         def finished(run: Run, record: RunRecord) -> None:
             if record.status != "ok":

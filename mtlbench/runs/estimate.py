@@ -7,36 +7,19 @@ from collections.abc import Iterable
 from statistics import median
 
 from mtlbench.hardware import describe
-from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.runs.effort import BACKWARD, effort_of_epoch
 from mtlbench.runs.identity import RunIdentity
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run
 
 Key = tuple[str, ...]
 
-BACKWARD = 2
-"""Forward passes that a backward pass takes as long as, roughly."""
-
-
-def per_step(run: Run) -> float:
-    """Passes of a step, in forward passes, summed over the run's phases.
-
-    By what method and wrapper declare, on inputs that all tasks share.
-    """
-    wrapper, total = SHARPNESS.build(run.spec.sharpness or SHARPNESS.default), 0.0
-    for objectives in run.phases:
-        K = len(objectives)
-        method = METHODS.build(Spec.parse(run.spec.method), K)
-        step = wrapper.passes(K, method.info.passes(K))
-        total += step.forward + BACKWARD * step.backward
-    return total
-
 
 def passes(run: Run) -> float:
     """Passes of a run's training, in forward passes."""
     batches = run.task.batches("train", 0)
     n: int = len(batches)  # type: ignore[arg-type]
-    return per_step(run) * n * run.identity.epochs
+    return effort_of_epoch(run) * n * run.total_epochs
 
 
 def seconds(runs: Iterable[Run], records: Iterable[RunRecord]) -> list[float]:
@@ -69,7 +52,7 @@ class _Pace:
         if cell in self._cells:
             return median(self._cells[cell]) * run.identity.epochs
         if task in self._tasks:
-            return median(self._tasks[task]) * per_step(run) * run.identity.epochs
+            return median(self._tasks[task]) * effort_of_epoch(run) * run.total_epochs
         return math.nan
 
 

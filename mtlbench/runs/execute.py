@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import fmean
@@ -20,7 +21,9 @@ from mtlbench.runs.record import Metric, RunRecord, Status
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
 from mtlbench.training.checkpoint import Checkpoints, keep_model
+from mtlbench.training.history import Phase
 from mtlbench.training.trainer import Trainer
+from mtlbench.training.verdict import check_metrics, check_skips, origin
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
             def keep(
                 trainer: Trainer = trainer, before: int = number * run.identity.epochs
             ) -> None:
+                check_skips(trainer)
                 latest, epochs = trainer.history[-1], len(trainer.history)
                 curves.add(epochs - 1, latest)
                 written = checkpoints.offer(state)
@@ -153,7 +157,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                         checkpoints.write(state())
                     raise
 
-            phase = trainer.fit(keep, lambda: watching.watch(Event("step"))).model_dump()
+            phase = _fit(trainer, keep, lambda: watching.watch(Event("step"))).model_dump()
         if run.keeps_model:
             keep_model(trainer.model, store.model_path(run.identity))
         done.append(
@@ -168,6 +172,16 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
     return {"phases": [each["phase"] for each in done]} | {
         name: sum(each[name] for each in done) for name in summed
     }
+
+
+def _fit(trainer: Trainer, keep: Callable[[], None], begun: Callable[[], None]) -> Phase:
+    """Train, and judge what came out; where the data make a training diverge, this is said."""
+    try:
+        phase = trainer.fit(keep, begun)
+    except DivergedError as error:
+        raise DivergedError(f"{error}{origin(trainer.task, 'train', trainer.objectives)}") from None
+    check_metrics(trainer, phase)
+    return phase
 
 
 def _record(

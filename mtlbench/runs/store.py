@@ -141,12 +141,12 @@ class Store:
             with suppress(OSError):  # it is not there, or not empty
                 (self.folder / name).rmdir()
 
-    def read_all(self) -> tuple[list[RunRecord], list[Unreadable]]:
-        """Every record, and every other JSON file, in order of their paths.
+    def found(self) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
+        """Every record by its file, and every other JSON file, in order of their paths.
 
         Of records of the same run the one under the run's own name is kept, or the first.
         """
-        found: dict[str, tuple[Path, RunRecord]] = {}
+        by_digest: dict[str, tuple[Path, RunRecord]] = {}
         faults = []
         for path in sorted(self.folder.rglob("*.json")):
             if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
@@ -158,16 +158,22 @@ class Store:
                 faults.append(Unreadable(path, str(error).removeprefix(f"{path} ")))
                 continue
             digest = record.identity.digest
-            if digest not in found:
-                found[digest] = path, record
+            if digest not in by_digest:
+                by_digest[digest] = path, record
                 continue
-            other, earlier = found[digest]
+            other, earlier = by_digest[digest]
             if path.stem == record.identity.stem != other.stem:
-                found[digest], path, other = (path, record), other, path
+                by_digest[digest], path, other = (path, record), other, path
             same = "is a copy of" if record == earlier else "is of the same run as"
             faults.append(Unreadable(path, f"{same} {other}, and left out"))
-        in_order = sorted(found.values(), key=lambda each: each[0])
-        return [record for _, record in in_order], sorted(faults, key=lambda fault: fault.path)
+        return dict(sorted(by_digest.values(), key=lambda each: each[0])), sorted(
+            faults, key=lambda fault: fault.path
+        )
+
+    def read_all(self) -> tuple[list[RunRecord], list[Unreadable]]:
+        """:meth:`found`, without the records' files."""
+        found, faults = self.found()
+        return list(found.values()), faults
 
     def __iter__(self) -> Iterator[RunRecord]:
         """The records; what else there is is named in the log."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,8 @@ class Trainer:
             clip_norm=protocol.clip_norm,
         )
         self.history: list[Epoch] = []
+        self.skips: Counter[str] = Counter()
+        """Why steps were skipped, and how many."""
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
@@ -126,12 +129,15 @@ class Trainer:
         for batch in self.task.batches("train", order):
             groups = [group.to(self.device) for group in batch]
             synchronize(self.device)
+            skipped = self.stepper.skipped
             start = time.perf_counter()
             report = self.stepper.step(groups, self.task.loss)
             synchronize(self.device)
             times.append(time.perf_counter() - start)
             if len(times) == 1:
                 on_first_step()
+            if self.stepper.skipped > skipped:
+                self.skips[report.skipped] += 1
             if not report.skipped and report.losses is not None:
                 total += report.losses.nan_to_num(0.0)
                 counts += ~report.losses.isnan()
@@ -202,6 +208,7 @@ class Trainer:
             "selected": self._selected,
             "tests": [scores.model_dump() for scores in self._tests],
             "seconds": (self.train_seconds, self.evaluation_seconds),
+            "skips": dict(self.skips),
             "rng": [torch.get_rng_state(), *cuda],
         }
 
@@ -215,6 +222,7 @@ class Trainer:
         self._selected = tuple(state["selected"])
         self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
         self.train_seconds, self.evaluation_seconds = state["seconds"]
+        self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
             torch.cuda.set_rng_state(saved.cpu(), self.device)

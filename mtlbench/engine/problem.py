@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.views import Forward, JointView, PlainView, ShiftedView
+from mtlbench.engine.inputs import check_loss, check_losses, check_takes_three
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
     Batch,
@@ -29,6 +31,26 @@ from mtlbench.interfaces import (
     PointView,
     StepProblem,
 )
+
+
+@dataclass
+class _Part:
+    """The forward pass of one input group.
+
+    Args:
+        index: of the group in the batch.
+        trunk: the trunk's output as the heads see it.
+        names: of the K' objectives.
+        losses: (K',).
+        apart: the same, each with a graph through its own head alone; None if several heads, or
+            their losses, were computed at once.
+    """
+
+    index: int
+    trunk: Any
+    names: list[str]
+    losses: Tensor
+    apart: dict[str, Tensor] | None
 
 
 class BatchProblem(StepProblem):
@@ -75,6 +97,9 @@ class BatchProblem(StepProblem):
         """The tasks that take part."""
         self._randomness = Randomness(flat.data.device)
         self._first = True
+        self._joint = (
+            isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
+        )
         self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
         self._statistics: list[tuple[Tensor, Tensor]] = []
         self.first_losses: Tensor | None = None
@@ -88,35 +113,74 @@ class BatchProblem(StepProblem):
     def forward(self, only: Sequence[str] | None = None) -> Forward:
         """One forward pass of every input group that a wanted objective needs."""
         wanted = self.objectives if only is None else list(only)
-        losses: list[Tensor] = []
-        order: list[str] = []
-        features: dict[str, list[Tensor]] = {}
-        opaque = False
+        parts: list[_Part] = []
         with self._one_function():
             for index, group in enumerate(self.batch):
                 names = [name for name in wanted if name in group.targets]
-                if not names:
-                    continue
-                self.passes.forward += 1
-                self._randomness.enter(index)
-                trunk = tree_map(_alias, self.model.shared(group.inputs))
-                opaque = opaque or not all(map(_plain, tree_leaves(trunk)))
-                before_head = partial(self._randomness.enter, index)
-                outputs = self.model.predict(trunk, names, before_head)
-                known = self.labels.pick_all(outputs, group.targets)
-                losses.append(self._losses(*known))
-                order += names
-                features |= dict.fromkeys(names, _differentiable(trunk))
-        found = torch.cat(losses) if len(losses) > 1 else losses[0]
+                if names:
+                    parts.append(self._part(index, group, names))
+        losses = torch.cat([part.losses for part in parts]) if len(parts) > 1 else parts[0].losses
+        order = [name for part in parts for name in part.names]
         if order != wanted:
-            found = found[[order.index(name) for name in wanted]]
-        return Forward(found, [features[name] for name in wanted], opaque)
+            losses = losses[[order.index(name) for name in wanted]]
+        features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
+        return Forward(
+            losses,
+            [features[name] for name in wanted],
+            opaque=not all(_plain(leaf) for part in parts for leaf in tree_leaves(part.trunk)),
+            groups=len(parts),
+            separate=partial(self._separate, parts, wanted),
+        )
 
-    def _losses(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
-        """Losses (K',), in the order of ``predictions``."""
+    def _part(self, index: int, group: InputGroup, names: list[str]) -> _Part:
+        """The forward pass of one input group, for the objectives in ``names``."""
+        self.passes.forward += 1
+        self._randomness.enter(index)
+        trunk = tree_map(_alias, self.model.shared(group.inputs))
+        predictions, targets = self._outputs(index, trunk, names)
         if isinstance(self.loss, JointLoss):
-            return self.loss.together(predictions, targets)
-        return torch.stack([self.loss(name, p, targets[name]) for name, p in predictions.items()])
+            losses = check_losses(self.loss.together(predictions, targets), names)
+            apart = dict(zip(names, losses.unbind(), strict=True))
+        else:
+            apart = {name: self._loss(name, p, targets[name]) for name, p in predictions.items()}
+            losses = torch.stack(list(apart.values()))
+        joint = len(names) > 1 and self._joint
+        return _Part(index, trunk, names, losses, None if joint else apart)
+
+    def _outputs(
+        self, index: int, trunk: Any, names: list[str]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """Predictions and targets of a group's examples that have a label."""
+        before_head = partial(self._randomness.enter, index)
+        predictions = self.model.predict(trunk, names, before_head)
+        return self.labels.pick_all(predictions, self.batch[index].targets)
+
+    def _loss(self, name: str, prediction: Any, target: Tensor) -> Tensor:
+        try:
+            loss = self.loss(name, prediction, target)
+        except TypeError as error:
+            check_takes_three(self.loss, error)
+            raise
+        return check_loss(loss, name)
+
+    def _separate(self, parts: Sequence[_Part], wanted: Sequence[str]) -> list[Tensor]:
+        """The losses of a forward pass, each with a graph through its own head alone.
+
+        What was computed for several heads at once is computed again from the trunk's output, head
+        by head: a backward pass through it would be one through all of them.
+        """
+        losses: dict[str, Tensor] = {}
+        for part in parts:
+            losses |= self._one_by_one(part) if part.apart is None else part.apart
+        return [losses[name] for name in wanted]
+
+    def _one_by_one(self, part: _Part) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        with self._one_function():
+            for name in part.names:
+                predictions, targets = self._outputs(part.index, part.trunk, [name])
+                losses[name] = self._loss(name, predictions[name], targets[name])
+        return losses
 
     def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
         """Gradients at the present point.

@@ -91,12 +91,14 @@ class GradientRows:
 
     def bind(self, row: int = 0) -> None:
         """Let the parameters' ``grad`` be row ``row`` and the heads of this buffer."""
-        layout = self._layout
-        if layout.bound == (self, row):
+        layout, bound = self._layout, self._layout.bound
+        if bound == (self, row):
             return
         layout.bound = self, row
         for p, view in zip(layout.shared_params, self._row_views[row], strict=True):
             p.grad = view
+        if bound is not None and bound[0] is self:
+            return  # all rows have the same heads
         if len(layout.tasks) < len(layout.all_heads):
             for p in chain.from_iterable(layout.all_head_params):
                 p.grad = None

@@ -16,13 +16,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.inputs import check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.views import Forward, JointView, PlainView, ShiftedView
-from mtlbench.engine.inputs import check_loss, check_losses, check_takes_three
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
     Batch,
+    InputGroup,
     JointLoss,
     Loss,
     Move,

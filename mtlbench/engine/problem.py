@@ -11,18 +11,19 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.engine.flat import FlatParameters
-from mtlbench.engine.inputs import check_loss, check_losses, check_takes_three
+from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
-from mtlbench.engine.randomness import Randomness, evaluation_mode, frozen_statistics
+from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.views import Forward, JointView, PlainView, ShiftedView
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
     Batch,
+    Ignored,
     InputGroup,
     JointLoss,
     Loss,
@@ -60,9 +61,9 @@ class BatchProblem(StepProblem):
     A task without a label in the batch takes no part: the problem is that of the others. Examples
     without a label are left out of their task's loss, see :func:`~mtlbench.engine.labels.labelled`.
 
-    The first forward pass is the real one: it updates normalisation statistics and advances the
-    random number generator. Later ones leave the statistics alone and draw the same numbers again
-    (dropout), so that all of them evaluate one function.
+    The first forward pass is the real one: it updates normalisation statistics and other buffers
+    and advances the random number generator. Later ones leave these alone, find what it found and
+    draw the same numbers again (dropout), so that all of them evaluate one function.
 
     Args:
         model: the network.
@@ -72,9 +73,12 @@ class BatchProblem(StepProblem):
         loss: ``loss(objective, prediction, target)``.
         generator: source of perturbation noise, on the parameters' device.
         passes: counters to add to.
+        ignore: which integer targets are no labels.
+        beside: trainable parameters that are not the model's but its loss's.
 
     Raises:
-        UsageError: a target belongs to no head of the model, or two to the same.
+        UsageError: the batch is none, or a target belongs to no head of the model, or two to the
+            same; parameters were added, removed or frozen since ``flat`` was built.
     """
 
     def __init__(
@@ -86,23 +90,28 @@ class BatchProblem(StepProblem):
         loss: Loss,
         generator: torch.Generator,
         passes: Passes | None = None,
+        ignore: Ignored = None,
+        beside: Sequence[nn.Parameter] = (),
     ) -> None:
+        check_batch(batch)
         self.model, self.batch = model, batch
         self.flat: FlatParameters = flat
         self.loss, self.generator = loss, generator
         self.passes = Passes() if passes is None else passes
         targets = _targets(batch, model)
-        self.labels = Labels({name: targets[name] for name in objectives if name in targets})
+        wanted = {name: targets[name] for name in objectives if name in targets}
+        self.labels = Labels(wanted, ignore)
         tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
         self.objectives = [objectives[k] for k in tasks]
         """The tasks that take part."""
         self._randomness = Randomness(flat.data.device)
-        self._first = True
         self._joint = (
             isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
         )
         self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
-        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._buffers: Buffers | None = None
+        self._beside = list(beside)
+        self._beside_rows: list[tuple[Tensor | None, ...]] | None = None
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         flat.begin_step(tasks)
@@ -124,6 +133,11 @@ class BatchProblem(StepProblem):
         order = [name for part in parts for name in part.names]
         if order != wanted:
             losses = losses[[order.index(name) for name in wanted]]
+        if self._beside and self._beside_rows is None and losses.requires_grad:
+            self._beside_rows = [
+                torch.autograd.grad(loss, self._beside, retain_graph=True, allow_unused=True)
+                for loss in losses
+            ]
         features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
         return Forward(
             losses,
@@ -239,19 +253,39 @@ class BatchProblem(StepProblem):
         return self.losses(only)
 
     def undo_statistics(self) -> None:
-        """Running statistics of normalisation as before the step, for a step that is skipped."""
-        for buffer, before in self._statistics:
-            buffer.copy_(before)
+        """Running statistics and other buffers as before the step, for one that is skipped."""
+        if self._buffers is not None:
+            self._buffers.restore()
+
+    def write_beside(self, weights: Tensor | None) -> list[Tensor]:
+        """Give the loss's own parameters their gradient, at the unperturbed point.
+
+        Args:
+            weights: (K,), of the tasks; None for a sum.
+
+        Returns:
+            The gradients.
+        """
+        rows = self._beside_rows or [(None,) * len(self._beside)]
+        factors = [1.0] * len(rows) if weights is None else weights.unbind()
+        written = []
+        for p, own in zip(self._beside, zip(*rows, strict=True), strict=True):
+            parts = [w * g for w, g in zip(factors, own, strict=True) if g is not None]
+            p.grad = torch.stack(parts).sum(0) if parts else None
+            written += [p.grad] if p.grad is not None else []
+        return written
 
     @contextmanager
     def _one_function(self) -> Iterator[None]:
-        if self._first:
-            self._first = False
-            self._statistics = [(b, b.clone()) for m in self._layers for b in m.buffers()]
+        torch.clear_autocast_cache()  # it holds casts of parameters that have moved since
+        if self._buffers is None:
+            self._buffers = Buffers(self.model)
             yield
+            self._buffers.settle()
             self._randomness.settle()
             return
-        with frozen_statistics(self._layers), self._randomness.replayed():
+        frozen = frozen_statistics(self._layers)
+        with frozen, self._buffers.replayed(), self._randomness.replayed():
             yield
 
 

@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import MultiTaskModel
@@ -76,7 +77,16 @@ class GradientRows:
         self._row_views = [views(row, layout.shared_params) for row in self._rows]
         pairs = zip(self._heads, layout.all_head_params, strict=True)
         self._head_views = [views(own, params) for own, params in pairs]
+        self._pointers = self._located()
         self.use(n_rows)
+
+    def _located(self) -> list[int]:
+        every = chain(*self._row_views, *self._head_views)
+        return [self.buffer.data_ptr(), *(view.data_ptr() for view in every)]
+
+    def intact(self) -> bool:
+        """Whether all views still are views: somebody may have changed them in place."""
+        return self._located() == self._pointers
 
     def use(self, n_rows: int) -> GradientRows:
         """Show the first ``n_rows`` rows, and the heads of the present step."""
@@ -88,6 +98,11 @@ class GradientRows:
         """Set every gradient to zero."""
         self.buffer.zero_()
         return self
+
+    def zero_absent_(self) -> None:
+        """No gradient for the heads that take no part in the step."""
+        for k in set(range(len(self._heads))).difference(self._layout.tasks):
+            self._heads[k].zero_()
 
     def bind(self, row: int = 0) -> None:
         """Let the parameters' ``grad`` be row ``row`` and the heads of this buffer."""
@@ -113,6 +128,8 @@ def views(vector: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor]:
 
 
 def _check_uniform(params: Sequence[nn.Parameter]) -> None:
+    if any(isinstance(p, UninitializedParameter) for p in params):
+        raise UsageError("a lazy layer has no parameters yet: run the model once first")
     kinds = {(p.dtype, p.device) for p in params}
     if not kinds:
         raise UsageError("the model has no trainable parameter")

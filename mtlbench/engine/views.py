@@ -70,6 +70,11 @@ class PlainView(PointView):
         self._problem, self._point, self._keep = problem, problem.flat.point, keep
         self._graph: Forward | None = problem.forward()
         self._opaque = self._graph.opaque
+        if not self._graph.losses.requires_grad:
+            raise UsageError(
+                "no loss has a gradient: a step must not run within torch.no_grad(), and losses "
+                "must not be detached"
+            )
         here = self._graph.losses.detach()
         if not torch.isfinite(here).all():
             raise NonFiniteError(_name_non_finite(problem.objectives, here))

@@ -69,6 +69,7 @@ class Trainer:
             seed=seed,
             gradient_scale=protocol.gradient_scale,
             clip_norm=protocol.clip_norm,
+            ignore=task.ignore,
         )
         self.history: list[Epoch] = []
         self.train_seconds = 0.0

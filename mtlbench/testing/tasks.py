@@ -20,7 +20,7 @@ from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import evaluation_mode
 from mtlbench.engine.step import StepReport
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Batch, InputGroup, MultiTaskModel, Task, TaskInfo
+from mtlbench.interfaces import Batch, Ignored, InputGroup, MultiTaskModel, Task, TaskInfo
 from mtlbench.registry import SHARPNESS, TASKS, Spec, baseline
 from mtlbench.runs.spec import build_task
 from mtlbench.testing.findings import (
@@ -247,14 +247,16 @@ def _is_felt(gradient: Tensor | None) -> bool:
 
 
 def _losses(task: Task, model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    for name, prediction, target in _labelled_predictions(model, batch):
+    for name, prediction, target in _labelled_predictions(task.ignore, model, batch):
         yield name, task.loss(name, prediction, target)
 
 
-def _labelled_predictions(model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Any, Tensor]]:
+def _labelled_predictions(
+    ignore: Ignored, model: MultiTaskModel, batch: Batch
+) -> Iterator[tuple[str, Any, Tensor]]:
     """Of each objective that has a label in the batch, those of the labelled examples."""
     for group in batch:
-        labels = Labels(group.targets)
+        labels = Labels(group.targets, ignore)
         predictions = model(group.inputs, list(group.targets))
         for name, target in group.targets.items():
             if labels.counts[name]:
@@ -268,7 +270,7 @@ def _predicted(subject: TaskSubject, batches: Iterable[Batch]) -> dict[str, tupl
     found: dict[str, list[tuple[Any, Tensor]]] = {}
     with torch.no_grad(), evaluation_mode(model):
         for batch in batches:
-            for name, prediction, target in _labelled_predictions(model, batch):
+            for name, prediction, target in _labelled_predictions(subject.cls.ignore, model, batch):
                 found.setdefault(name, []).append((prediction, target))
     return {name: _joined(pairs) for name, pairs in found.items()}
 

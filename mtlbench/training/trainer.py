@@ -70,6 +70,7 @@ class Trainer:
             seed=seed,
             gradient_scale=protocol.gradient_scale,
             clip_norm=protocol.clip_norm,
+            ignore=task.ignore,
         )
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()

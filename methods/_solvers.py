@@ -404,18 +404,19 @@ def _lift(cosines: Array, rows: Array, ridge: float) -> Array:
         rows: (R, K), absolute values sum to one.
         ridge: times the squared length of ``r + v`` is added to that of the combination.
     """
-    factor = cache(partial(_unit_factor, cosines, ridge))
-    cosines = cosines + np.diag(ridge * np.diag(cosines))
-    steady = _is_steady(cosines)
-    if not steady:
-        cosines = factor() @ factor().T
+    ridged = cosines * (1 + ridge * np.eye(len(cosines)))
+    steady = _is_steady(ridged)
+    factor = cache(partial(_unit_factor, *([ridged] if steady else [cosines, ridge])))
+    cosines = ridged if steady else factor() @ factor().T
     lifted = np.zeros_like(rows)
-    for row, v in zip(rows, lifted, strict=True):
-        found = _exchange(cosines, -cosines @ row) if steady else None
+    pulls = -rows @ cosines
+    for pull, row, v in zip(pulls, rows, lifted, strict=True):
+        found = _exchange(cosines, pull) if steady else None
         v[:] = _nnls(factor().T, -factor().T @ row) if found is None else found
-        # The errors are relative to what is projected, whatever is summed to its projection.
-        slack, size = cosines @ (row + v), max(float(row @ cosines @ row), ridge) ** 0.5
-        _certify(np.where(v > 0, -np.abs(slack), slack), size)
+    # The errors are relative to what is projected, whatever is summed to its projection.
+    sizes = np.sqrt(np.maximum(-(pulls * rows).sum(axis=1), ridge))
+    slack = (lifted @ cosines - pulls) / sizes[:, None]
+    _certify(np.where(lifted > 0, -np.abs(slack), slack), 1.0)
     return lifted
 
 

@@ -16,9 +16,9 @@ class FairGrad(GramianMethod):
 
     .. math:: (G w)^{\alpha} = 1 / w \quad \text{(elementwise)}
 
-    No loss grows, to first order: all of :math:`G w` is positive. Where the gradients cancel there is
-    no such w; the one that is found by way of a ridge (:func:`~mtlbench.methods._solvers.fair`) then
-    lets losses grow by up to a thousandth of the update's length.
+    No loss grows, to first order, as all of :math:`G w` is positive. Where the gradients cancel
+    there is no such w; with the ridge of :func:`~mtlbench.methods._solvers.fair` a loss may then
+    grow by a thousandth of the update's length.
 
     Departs from the authors' code: a damped Newton method on the convex objective finds w to 1e-8,
     where the released ``least_squares`` with finite differences stops earlier; the update is not

@@ -21,9 +21,9 @@ class NashMTL(GramianMethod):
     :math:`\lVert J^\top w \rVert^2 = w^\top G w = K`, so with the default every step but those
     between refreshes has length 1.
 
-    No loss grows, to first order: all of :math:`G w` is positive. Where the gradients cancel there is
-    no such w; the one that is found by way of a ridge (:func:`~mtlbench.methods._solvers.fair`) then
-    lets losses grow by up to a thousandth of the update's length.
+    No loss grows, to first order, as all of :math:`G w` is positive. Where the gradients cancel
+    there is no such w; with the ridge of :func:`~mtlbench.methods._solvers.fair` a loss may then
+    grow by a thousandth of the update's length.
 
     Departs from the authors' code: a damped Newton method on the convex objective finds w to 1e-8,
     where the released code stops after 20 steps of a linearised problem.

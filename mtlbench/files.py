@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,20 +16,64 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, then move it there: all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Let ``write`` fill a file beside ``path``, then move it there: all of it or nothing.
+
+    Raises:
+        UsageError: the disk is full.
+    """
+    with named_if_full(path.parent):
+        temporary = _beside(path)
+        try:
+            write(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new empty file in the folder of ``path``."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path))
+        except FileNotFoundError:
+            if path.parent.is_dir():
+                raise
+        else:  # nobody has removed the folder, empty as it was
+            os.close(handle)
+            return Path(name)
+
+
+def temporary_prefix(path: Path) -> str:
+    """How the names of files begin that are to become ``path``."""
+    return f".{path.name}."
+
+
+@contextmanager
+def named_if_full(folder: Path) -> Iterator[None]:
+    """Name a disk that is full as what it is.
+
+    Raises:
+        UsageError: what failed within failed for lack of space, whatever error says so.
+    """
     try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.errno in FULL:
+                raise UsageError(
+                    f"{folder} cannot be written to: its disk is full ({cause.strerror})"
+                ) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 def check_writable(folder: Path) -> None:

@@ -32,6 +32,14 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def visible_gpus() -> list[str]:
+    """Names of the CUDA devices that this process may use, as ``CUDA_VISIBLE_DEVICES`` has them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [each.strip() for each in named.split(",") if each.strip()]
+    return [str(i) for i in range(torch.cuda.device_count())]
+
+
 def pick_device(name: str | None = None) -> torch.device:
     """The named device, else the first of CUDA, MPS and CPU that is there.
 

@@ -8,8 +8,10 @@ and ``mtlbench.sharpness``; ``my_pkg.mod:MyMethod`` needs no registration at all
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import pkgutil
+import sys
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +19,7 @@ from functools import cache, cached_property
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mtlbench.errors import UsageError
+from mtlbench.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:  # names alone are listed without torch
     from pydantic import BaseModel
@@ -100,27 +102,59 @@ class Registry(Generic[T]):
             return str(self._plugins[name].module)
         return f"{self._package}.{name}" if name in self.names() else None
 
+    def check_name(self, name: str) -> None:
+        """Refuse a name that nothing has, as far as that can be seen without importing it.
+
+        Raises:
+            UsageError: unknown name or module.
+        """
+        path, _, attribute = name.partition(":")
+        if attribute and path in self.names():
+            raise UsageError(f"{name!r}: {attribute!r} is not of the form option=value")
+        if _is_dotted(path) and attribute.isidentifier():
+            if not _importable(path):
+                raise UsageError(
+                    f"{self.kind} {name!r} cannot be imported: no module is named {path!r}"
+                    f"{_instead(path, attribute)}"
+                )
+        elif name not in self.names():
+            raise UsageError(self._unknown(name))
+
+    def _unknown(self, name: str) -> str:
+        path, _, attribute = name.partition(":")
+        if attribute:
+            hint = _instead(path, attribute)
+        elif "," in name:
+            hint = f"; several are separated by spaces: {' '.join(name.split(','))}"
+        else:
+            hint = did_you_mean(name, self.names())
+        return f"unknown {self.kind} {name!r}; valid: {', '.join(self.names())}{hint}"
+
     def get(self, name: str) -> type[T]:
         """The class of this name.
 
         Raises:
             UsageError: unknown name, or an optional dependency of it is missing.
         """
-        path: str
-        attribute: str
+        self.check_name(name)
         path, _, attribute = name.partition(":")
-        if attribute and path in self.names():
-            raise UsageError(f"{name!r}: {attribute!r} is not of the form option=value")
         try:
-            if all(part.isidentifier() for part in [*path.split("."), attribute]):
-                return self._checked(getattr(importlib.import_module(path), attribute), name)
+            if attribute:
+                return self._checked(self._attribute(path, attribute), name)
             if name in self._plugins:
                 return self._checked(self._plugins[name].load(), name)
-            if name in self.names():
-                return self._only_class(f"{self._package}.{name}", name)
+            return self._only_class(f"{self._package}.{name}", name)
         except (ImportError, AttributeError) as error:
             raise UsageError(f"{self.kind} {name!r} cannot be imported: {error}") from error
-        raise UsageError(f"unknown {self.kind} {name!r}; valid: {', '.join(self.names())}")
+
+    def _attribute(self, path: str, attribute: str) -> Any:
+        module = importlib.import_module(path)
+        if not hasattr(module, attribute):
+            classes = [n for n, m in vars(module).items() if isinstance(m, type)]
+            raise AttributeError(
+                f"module {path!r} has no attribute {attribute!r}{did_you_mean(attribute, classes)}"
+            )
+        return getattr(module, attribute)
 
     def _checked(self, found: Any, name: str) -> type[T]:
         if isinstance(found, type) and issubclass(found, self._base):
@@ -150,12 +184,13 @@ class Registry(Generic[T]):
         from pydantic import ValidationError
 
         cls = self.get(spec.name)
-        model = _options(cls)
+        model = declared_options(cls)
         unknown = [name for name in spec.options if name not in model.model_fields]
         if unknown:
             valid = ", ".join(model.model_fields) or "it has none"
             raise UsageError(
                 f"{self.kind} {spec.name!r} has no option {unknown[0]!r}; valid: {valid}"
+                f"{did_you_mean(unknown[0], model.model_fields)}"
             )
         try:
             options = model(**spec.options).model_dump()
@@ -187,12 +222,32 @@ class Registry(Generic[T]):
             raise UsageError(f"{self.kind} {spec}: {error}") from error
 
 
+def _is_dotted(path: str) -> bool:
+    return all(part.isidentifier() for part in path.split("."))
+
+
+def _importable(path: str) -> bool:
+    """Whether there is a module of this name; only the packages that it is in are imported."""
+    try:
+        return importlib.util.find_spec(path) is not None
+    except (ImportError, ValueError):  # what it is said to be in is not there, or no package
+        return path in sys.modules
+
+
+def _instead(path: str, attribute: str) -> str:
+    """How to write what looks like a file's name."""
+    if not (path.endswith(".py") or "/" in path or "\\" in path):
+        return ""
+    name = path.replace("\\", "/").removesuffix(".py").removeprefix("./").replace("/", ".")
+    return f"; a module is named as in Python, seen from the current folder: '{name}:{attribute}'"
+
+
 def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that tell runs of a class apart: those that came later only if they are not at
     their defaults."""
     from mtlbench.interfaces import Later
 
-    fields = _options(cls).model_fields
+    fields = declared_options(cls).model_fields
     return {
         name: value
         for name, value in options.items()
@@ -200,8 +255,14 @@ def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def defaults(cls: type) -> dict[str, Any]:
+    """The options that have a default, at their defaults."""
+    fields = declared_options(cls).model_fields
+    return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+
 @cache
-def _options(cls: type) -> type[BaseModel]:
+def declared_options(cls: type) -> type[BaseModel]:
     """A model of the keyword-only arguments, those behind ``**common`` included."""
     from pydantic import ConfigDict, create_model
 

@@ -23,7 +23,9 @@ from mtlbench.interfaces import (
     Task,
     TaskInfo,
 )
-from mtlbench.tasks._nets.lenet import lenet
+from mtlbench.tasks._nets import lenet
+from mtlbench.tasks._nets.cross_stitch import cross_stitch
+from mtlbench.tasks._nets.experts import cgc, mmoe
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -88,7 +90,7 @@ class MultiMNIST(Task):
                 options={"overlays": {"train": 4000, "val": 1000, "test": 1000}, "features": 50},
             ),
         ),
-        architectures=("lenet",),
+        architectures=("lenet", "cross_stitch", "mmoe", "cgc"),
         references=("https://arxiv.org/abs/1810.04650", "https://arxiv.org/abs/1912.12854"),
         licence="MNIST: CC BY-SA 3.0; Fashion-MNIST: MIT",
         source=SOURCE,
@@ -108,9 +110,18 @@ class MultiMNIST(Task):
         self.data_source = f"{titles}, {count:,} {embedded}images" + " each" * (len(names) - 1)
 
     def build_model(self, arch: str) -> MultiTaskModel:
-        return {"lenet": lenet}[arch](
-            self.info.objectives, CLASSES, self.protocol.options["features"]
-        )
+        features = self.protocol.options["features"]
+        if arch == "lenet":
+            return lenet.lenet(self.info.objectives, CLASSES, features)
+
+        def stages() -> list[nn.Module]:
+            return [nn.Sequential(*layers) for layers in lenet.stages(features)]
+
+        heads = {name: nn.Linear(features, CLASSES) for name in self.info.objectives}
+        if arch == "cross_stitch":
+            return cross_stitch(nn.Identity(), stages, heads)
+        mixture = {"mmoe": mmoe, "cgc": cgc}[arch]
+        return mixture(nn.Identity(), lenet.INPUTS, lambda: nn.Sequential(*stages()), heads)
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         check_split(split)

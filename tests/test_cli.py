@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -14,8 +20,10 @@ import pytest
 from rich.console import Console
 
 from mtlbench.cli import main
+from mtlbench.cli.app import repeated
+from mtlbench.cli.pace import Pace, duration
 from mtlbench.errors import DataError, UsageError
-from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry, declared_options
 from mtlbench.runs.store import Store
 from tests.toy_task import BROKEN, EPOCHS, TOY
 
@@ -86,7 +94,8 @@ NEEDS_NO_FILE: list[tuple[Sequence[str], Sequence[str]]] = [
     (["run", f"{TOY}:at=-1", *METHOD], ["option at=-1", "greater than or equal to 0"]),
     (["run", TOY, *METHOD, "--protocol", "maxi"], ["no protocol 'maxi'; valid: mini, paper"]),
     (["run", TOY, *METHOD, "--arch", "deep"], ["no architecture 'deep'; valid: linear, wide"]),
-    (["run", TOY, *METHOD, "--epochs", "0"], ["epochs must be at least 1, not 0"]),
+    (["run", TOY, *METHOD, "--epochs", "0"], ["'--epochs'", "greater than or equal to 1"]),
+    (["run", TOY, *METHOD, "--seed", "-1"], ["'--seed'", "greater than or equal to 0"]),
     (["run", TOY, *METHOD, "--device", "nosuch"], ["device 'nosuch' is not available"]),
     (["run", TOY, *METHOD, "--seed", "0", "x"], ["'--seed'", "valid integer"]),
     (["run", TOY, *METHOD, "--jobs", "0"], ["'--jobs'"]),
@@ -94,6 +103,16 @@ NEEDS_NO_FILE: list[tuple[Sequence[str], Sequence[str]]] = [
     (["run", *METHOD], ["Missing argument", "task"]),
     (["nosuch"], ["No such command 'nosuch'"]),
     (["list", "nosuch"], ["'nosuch' is not one of 'tasks', 'methods', 'sharpness'"]),
+    (["list", "fairgrd"], ["nor the name of one of these; did you mean 'fairgrad'?"]),
+    (["run", "multimnst", *METHOD], ["did you mean 'multimnist'?"]),
+    (["run", TOY, "--method", "LS"], ["unknown method 'LS'", "did you mean 'ls'?"]),
+    (["run", TOY, *METHOD, "--sharpness", "F-MTL"], ["did you mean 'fmtl'?"]),
+    (["run", TOY, "--method", "ls,cagrad"], ["several are separated by spaces: ls cagrad"]),
+    (["run", TOY, "--method", "fairgrad:Alpha=2"], ["did you mean 'alpha'?"]),
+    (["run", "tests.toy_task:ToyTsk", *METHOD], ["'ToyTsk'; did you mean 'ToyTask'?"]),
+    (["run", "tests/toy_task.py:ToyTask", *METHOD], ["current folder: 'tests.toy_task:ToyTask'"]),
+    (["run", "toy_task.py:ToyTask", *METHOD], ["current folder: 'toy_task:ToyTask'"]),
+    (["check", "Fair-Grad"], ["did you mean 'fairgrad'?"]),
 ]
 
 
@@ -148,7 +167,75 @@ def test_bad_folders_of_records(mtlbench: Mtlbench, tmp_path: Path) -> None:
     refused(mtlbench("leaderboard", nowhere), [f"no folder of records at {nowhere}"])
     refused(mtlbench("leaderboard", tmp_path), [f"no record (*.json) in {tmp_path}"])
     (tmp_path / "x.json").write_text("{")
-    refused(mtlbench("leaderboard", tmp_path), [f"{tmp_path / 'x.json'} is not a run record"])
+    only = [f"left out: {tmp_path / 'x.json'} is no run record: Invalid JSON: EOF", "no record"]
+    refused(mtlbench("leaderboard", tmp_path), only)
+
+
+WITHOUT_TORCH = [
+    (["--version"], 0),
+    (["--help"], 0),
+    (["list", "--plain"], 0),
+    (["run", "multimnist", "--method", "LS", "--out", "o"], 2),
+    (["run", "multimnst", "--method", "ls", "--out", "o"], 2),
+    (["run", "mein:Mine", "--method", "ls", "--out", "o"], 2),
+    (["run", "multimnist", "--method", "cagrad:c", "--out", "o"], 2),
+    (["list", "fairgrd"], 2),
+]
+
+
+def test_what_needs_no_torch_does_without(tmp_path: Path) -> None:
+    code = f"""
+import sys
+from mtlbench.cli import main
+from mtlbench.cli.app import repeated
+from mtlbench.cli.pace import Pace, duration
+for words, code in {WITHOUT_TORCH!r}:
+    assert main(words) == code, words
+    assert not {{"torch", "pandas", "numpy"}} & set(sys.modules), words
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=tmp_path)
+
+
+def test_the_version(mtlbench: Mtlbench) -> None:
+    assert mtlbench("--version") == (0, f"mtlbench {version('mtlbench')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "spread"),
+    [
+        ("--seed 0 1 2", "--seed 0 --seed 1 --seed 2"),
+        ("--seed=0 1", "--seed 0 --seed 1"),
+        ("--method=ls cagrad:c=0.4 --jobs 2", "--method ls --method cagrad:c=0.4 --jobs 2"),
+        ("--seed -1", "--seed -1"),
+        ("--k 2 5 --width=1 2", "--k 2 --k 5 --width 1 --width 2"),
+        ("--data x --plain", "--data x --plain"),
+    ],
+)
+def test_options_that_take_several_values(words: str, spread: str) -> None:
+    assert repeated(words.split()) == spread.split()
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("words", [["--help"], ["nosuch"]])
+def test_any_encoding_will_do(encoding: str, words: list[str]) -> None:
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    ended = subprocess.run(
+        [sys.executable, "-m", "mtlbench", *words], env=environment, capture_output=True
+    )
+    assert ended.returncode == 2 * (words == ["nosuch"])
+    assert b"Error" not in ended.stdout + ended.stderr.replace(b" Error ", b"")
+
+
+@pytest.mark.parametrize("words", ["list --plain", "--help"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
+    command = f"{sys.executable} -m mtlbench {words}"
+    with subprocess.Popen(
+        shlex.split(command), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout
+        assert writer.stderr
+        writer.stdout.close()
+        assert writer.stderr.read() == b""
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -162,6 +249,7 @@ def test_help_is_no_error(mtlbench: Mtlbench) -> None:
     ended = mtlbench("run", "--help")
     assert (ended.code, ended.err) == (0, "")
     assert "--sharpness" in ended.out
+    assert "--debug" in mtlbench("--help").out
 
 
 # ------------------------------------------------------------------------------------ list
@@ -187,13 +275,52 @@ def test_a_long_list_has_what_tasks_declare(mtlbench: Mtlbench) -> None:
         info = TASKS.get(name).info
         for text in (info.title, info.metrics[0].name, info.protocols[-1].name, info.instead):
             assert text.split(",")[0] in ended.out
-    assert mtlbench("list", "methods", "--long") == mtlbench("list", "methods")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            "fairgrad",
+            [
+                "FairGrad, 2024",
+                "https://arxiv.org/abs/2402.15638",
+                "alpha=2.0 (number > 0): fairness",
+                "solver=newton (newton or cvxpy)",
+                "1 forward and 2 backward for 2 tasks, 1 forward and 10 backward for 10",
+                "non-conflict",
+            ],
+        ),
+        ("samo", ["alpha=0.5 (number >= 0 and <= 1)", "points=per-task (per-task or by-sign)"]),
+        ("samo", ["7 forward and 3 backward for 2 tasks"]),
+        ("multimnist", ["left_accuracy", "mini v1"]),
+        (TOY, ["fault=null (", "at=1 (integer >= 0)"]),
+    ],
+)
+def test_all_that_one_declares(name: str, said: list[str], mtlbench: Mtlbench) -> None:
+    ended = mtlbench("list", name)
+    assert ended.code == 0
+    assert [part for part in said if part not in plain(ended.out)] == [], ended.out
+
+
+@pytest.mark.parametrize(("kind", "registry"), [("methods", METHODS), ("sharpness", SHARPNESS)])
+def test_a_long_list_has_every_option(
+    kind: str, registry: Registry[Any], mtlbench: Mtlbench
+) -> None:
+    ended = mtlbench("list", kind, "--long")
+    assert (ended.code, ended.err) == (0, "")
+    for name in registry.names():
+        cls: Any = registry.get(name)
+        for option in declared_options(cls).model_fields:
+            assert f" {option}=" in ended.out
+    assert "(any)" not in ended.out
 
 
 # ------------------------------------------------------------------------------------ run
 def test_a_sweep_prints_its_runs_and_a_table(done: tuple[Path, str]) -> None:
     folder, out = done
     assert out.startswith("6 runs, 0 of them done before")
+    assert f"6 runs to do, {2 * (1 + 3 + 1) * EPOCHS} epochs in all, 2 at a time\n" in out
     assert len(re.findall(r"^ok (ls|stl|mgda) x none, seed [01]: ", out, re.MULTILINE)) == 6
     assert {record.status for record in Store(folder)} == {"ok"}
     assert "36 made-up samples" in out
@@ -260,6 +387,58 @@ def test_a_leaderboard_is_written_and_checked(
     missing = mtlbench(*words, "--check")
     assert (missing.code, missing.out) == (1, "toy.csv: missing\n")
     assert not csv.exists()
+
+
+def test_what_is_no_record_is_named_and_the_table_is_made(
+    done: tuple[Path, str], mtlbench: Mtlbench, tmp_path: Path
+) -> None:
+    folder, out = tmp_path / "records", tmp_path / "out"
+    shutil.copytree(done[0], folder)
+    (folder / "config.json").write_text('{"lr": 0.1}')
+    ended = mtlbench("leaderboard", folder, "--out", out)
+    assert ended.code == 1
+    assert f"left out: {folder / 'config.json'} is no run record: identity: Field" in ended.err
+    assert "MGDA" in ended.out
+    assert len(pd.read_csv(out / "toy.csv")) == 3
+    assert mtlbench("leaderboard", folder, "--out", out, "--check").code == 1
+
+
+def test_tables_are_written_before_they_are_printed(
+    done: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> NoReturn:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("mtlbench.cli.leaderboard.print_boards", broken)
+    with suppress(BrokenPipeError, SystemExit):
+        main(["leaderboard", str(done[0]), "--out", str(tmp_path)])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.csv", "toy_seeds.csv"]
+
+
+# ------------------------------------------------------------------------------------ time to go
+def test_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter([0.0, 60.0, 60.0, 60.0, 60.0])
+    monkeypatch.setattr("mtlbench.cli.pace.time.monotonic", lambda: next(now))
+    pace = Pace(10)
+    assert pace.to_go == ""
+    pace.advance(2)
+    assert pace.to_go == "; about 4 min to go"
+    pace.drop(5)
+    assert pace.to_go == "; about 2 min to go"
+    pace.drop(3)
+    assert pace.to_go == ""
+    assert [duration(s) for s in (41.2, 700, 9000)] == ["41 s", "12 min", "2.5 h"]
+
+
+def test_a_benchmark_says_how_far_it_is(mtlbench: Mtlbench) -> None:
+    words = ["--case", "mgda K=2*", "--rounds", 1, "--seconds", 0]
+    ended = mtlbench("bench", "solvers", *words)
+    assert ended.code == 0
+    lines = ended.err.splitlines()
+    n = len(lines) - 1
+    assert lines[0] == f"{n} cases of 1 rounds or 0 s, whichever is longer"
+    assert n > 1
+    assert [line.partition(" ")[0] for line in lines[1:]] == [f"{i}/{n}" for i in range(1, n + 1)]
 
 
 # ------------------------------------------------------------------------------------ quickstart

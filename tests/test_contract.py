@@ -178,6 +178,7 @@ def test_a_good_update_passes(sharpness: str) -> None:
 SOLVER = ("magic scipy", "cvxpy")
 BOUNDS = {
     "at": ("elsewhere heads", "shared representation"),
+    "heads": ("none both", "unit weighted"),
     "refresh": ("0 -1 1.5 often", "1 7"),
     "cagrad.c": ("-0.1 nan wide", "0 1"),
     "cagrad.solver": SOLVER,

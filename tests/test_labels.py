@@ -46,14 +46,23 @@ def test_what_is_missing() -> None:
     assert labelled(torch.tensor([True, False])).tolist() == [True, True]
 
 
-def test_an_example_counts_if_anything_of_it_is_known() -> None:
+def test_a_vector_counts_if_all_of_it_is_known_and_a_map_if_anything_is() -> None:
     target = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan], [0.0, 0.0]])
-    labels = Labels({"a": target, "b": torch.tensor([0, 1, 2]), "c": torch.tensor([-1, -1, -1])})
-    assert labels.counts == {"a": 2, "b": 3, "c": 0}
+    words = torch.tensor([[5, -100], [-100, -100], [1, 2]])
+    labels = Labels(
+        {
+            "a": target,
+            "b": torch.tensor([0, 1, 2]),
+            "c": torch.tensor([-1, -1, -1]),
+            "map": target.reshape(3, 1, 1, 2),
+            "words": words,
+        }
+    )
+    assert labels.counts == {"a": 1, "b": 3, "c": 0, "map": 2, "words": 2}
     prediction = torch.arange(6.0).reshape(3, 2)
     p, t = labels.pick("a", prediction, target)
-    assert torch.equal(p, prediction[[0, 2]])
-    assert torch.equal(t[1], target[2])
+    assert torch.equal(p, prediction[[2]])
+    assert torch.equal(t[0], target[2])
     assert labels.pick("b", prediction, target)[0] is prediction
     assert labels.pick("a", (prediction,), target)[1] is target
 
@@ -167,7 +176,8 @@ def test_a_batch_without_any_label_is_skipped() -> None:
     report = stepper.step(without(single_batch(K), list(range(K))), mse)
     assert report.skipped == "no task has a label"
     assert torch.equal(stepper.flat.data, before)
-    assert stepper.skipped == 1
+    assert (stepper.skipped, stepper.unlabelled) == (0, 1)
+    assert stepper.diagnostics()["unlabelled_steps"] == 1
 
 
 def test_a_misspelt_target_is_named() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,10 +17,13 @@ from rich.console import Console
 
 from mtlbench.boards import tables, terminal
 from mtlbench.boards.build import Board, build
+from mtlbench.boards.folder import read_folder
 from mtlbench.boards.plot import plot
+from mtlbench.boards.seeds import common_seeds
 from mtlbench.errors import UsageError
 from mtlbench.files import to_csv, write_csv
 from mtlbench.runs.record import Metric, RunRecord
+from mtlbench.runs.store import Store
 from tests.factories import METRICS, record
 
 
@@ -140,10 +144,84 @@ def test_a_lost_seed_empties_its_row_and_no_other(status: str) -> None:
 def test_a_seed_that_was_never_run_is_missing() -> None:
     made = board(*[r for r in sweep() if (r.identity.method, r.identity.seed) != ("sum", 2)])
     assert row(made, "sum")["status"] == "2/3 seeds: seed 2 missing"
-    assert math.isnan(row(made, "sum")["delta_m"])
-    # Its partner in the runtime ratio is gone, so the ratio's mean would be over a hole.
-    assert math.isnan(row(made, "tilt")["step_ratio"])
-    assert not math.isnan(row(made, "tilt")["delta_m"])
+    assert (row(made, "sum")["n_seeds"], row(made, "sum")["seeds"]) == (2, "0 1")
+    # Against the mean of the reference's seeds 0 and 1; the mean of its errors, 2.2 and 2.3.
+    assert row(made, "sum")["delta_m"] == pytest.approx((100 * 10.5 / 100.5 + 12.5) / 2)
+    assert math.isnan(row(made, "sum")["mean_rank"])
+    # Its partner in the run time ratio is gone: the ratio is that of the seeds 0 and 1.
+    assert row(made, "tilt")["step_ratio"] == pytest.approx((2 + 20 / 11) / 2)
+    whole = board(*sweep())
+    assert row(made, "tilt")["delta_m"] == row(whole, "tilt")["delta_m"]
+    assert "A row that lacks seeds is compared on those that it has" in text(made)
+
+
+@pytest.mark.parametrize(("method", "sharpness"), [("tilt", "flat"), ("sum", "plain")])
+def test_one_seed_more_of_one_row_changes_no_other(method: str, sharpness: str) -> None:
+    more = [
+        r.model_copy(update={"identity": r.identity.model_copy(update={"seed": 3})})
+        for r in sweep(1)
+        if (r.identity.method, r.identity.sharpness) == (method, sharpness)
+    ]
+    made, whole = board(*sweep(), *more), board(*sweep())
+    pd.testing.assert_frame_equal(made.rows, whole.rows)
+    assert len(made.seeds) == 13
+    left_out = made.seeds[made.seeds["seed"] == 3].iloc[0]
+    assert (left_out["accuracy"] > 0, math.isnan(left_out["delta_m"])) == (True, True)
+    note = f"Compared on the seeds in common: 0 1 2; left out: {method.upper()} with {sharpness} 3."
+    assert note in text(made)
+
+
+def test_more_seeds_of_the_reference_are_left_out() -> None:
+    made = board(*sweep(), record(50.0, 9.0, method="single", seed=7))
+    pd.testing.assert_frame_equal(made.rows, board(*sweep()).rows)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reference", "common"),
+    [
+        ({"r": {0, 1}, "a": {0, 1, 2}}, "r", {0, 1}),
+        ({"r": {0, 1, 2}, "a": {0, 1, 2}, "b": {0}}, "r", {0, 1, 2}),
+        ({"r": {0, 1, 2}, "a": {0}}, "r", {0}),
+        ({"r": {0, 1, 2, 3}, "a": {0, 1, 2, 3}, "b": {0, 1, 2}}, "r", {0, 1, 2, 3}),
+        ({"r": {0, 1, 2, 3}, "a": {0, 1, 2}}, "r", {0, 1, 2}),
+        ({"a": {0, 1}, "b": {0, 1, 2}}, None, {0, 1}),
+        ({"a": {0}, "b": {1}}, None, {1}),
+        ({"r": {0}, "a": {1}}, "r", {0}),
+        ({"r": {0, 1}}, "r", {0, 1}),
+    ],
+)
+def test_the_seeds_that_rows_have_in_common(
+    rows: dict[str, set[int]], reference: str | None, common: set[int]
+) -> None:
+    assert common_seeds({k: frozenset(v) for k, v in rows.items()}, reference) == common
+
+
+def test_a_zero_reference_voids_delta_and_says_why() -> None:
+    made = board(record(100.0, 0.0, method="single"), record(90.0, 2.0), record(method="tilt"))
+    assert made.rows[["delta_m", "delta_m_last", "delta_m_per_task"]].isna().all(axis=None)
+    assert set(made.rows["status"]) == {"ok"}
+    assert list(made.rows["mean_rank"][1:]) == [1.25, 1.75]
+    assert list(made.rows["step_ratio"]) == [1, 1, 1]
+    assert "No Δm%: the reference's error is 0, and no change is relative to that." in text(made)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_an_infinite_metric_is_shown(value: float, tmp_path: Path) -> None:
+    runs = [record(100.0, 2.0, method="single", seed=s) for s in (0, 1)]
+    runs += [record(90.0, 2.0, seed=0), record(90.0, value, seed=1)]
+    made = board(*runs)
+    assert row(made, "sum")["error"] == value
+    assert math.isnan(row(made, "sum")["error_std"])
+    assert f"{value:g}" in text(made)
+    assert "100.0" in text(made)
+    tables.write(build(runs), tmp_path)
+    assert f"{value:g}" in (tmp_path / "digits.csv").read_text()
+    plot(made, tmp_path / "plot.png")
+
+
+def test_a_diverged_row_says_of_what() -> None:
+    made = board(record(), record(method="tilt", status="diverged", reason="loss of a is nan"))
+    assert "TILT with plain: 0/1 seeds: seed 0 diverged (loss of a is nan)" in text(made)
 
 
 def test_an_incomplete_reference_leaves_no_delta() -> None:
@@ -226,7 +304,16 @@ def test_options_tell_rows_apart() -> None:
     assert list(made.rows["method_options"]) == ["c=0.2", "c=0.4"]
     assert "TILT c=0.2" in text(made)
     common = text(board(record(method="tilt", method_options={"c": 0.2})))
-    assert "TILT c=0.2" in common.splitlines()[-1]
+    assert "TILT c=0.2" in common.strip().splitlines()[-1]
+
+
+def test_options_at_their_defaults_are_not_repeated() -> None:
+    """Those of what is registered here; of other things the defaults are not known."""
+    usual = {"alpha": 2.0, "solver": "newton", "refresh": 1, "at": "shared"}
+    plain = text(board(record(method="fairgrad", method_options=usual)))
+    assert "Options" not in plain
+    other = text(board(record(method="fairgrad", method_options=usual | {"alpha": 1.0})))
+    assert "Options: FAIRGRAD alpha=1.0\n" in other
 
 
 def test_a_run_may_not_occur_twice() -> None:
@@ -248,6 +335,47 @@ def test_the_order_of_records_does_not_matter() -> None:
         strict=True,
     ):
         assert to_csv(made) == to_csv(again)
+
+
+# ------------------------------------------------------------------------------------ folders
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("cut.json", None, "EOF while parsing"),
+        ("empty.json", b"", "EOF while parsing"),
+        ("config.json", b'{"lr": 0.1}', "identity: Field required"),
+        ("list.json", b"[]", "should be an object"),
+        ("._mac.json", b"\xff\xfe\x00", "can't decode byte 0xff"),
+    ],
+)
+def test_a_file_that_is_no_record_is_named_and_left_out(
+    name: str, content: bytes | None, said: str, tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    for run in sweep(1):
+        whole = store.write(run).read_bytes()
+    (tmp_path / name).write_bytes(whole[:700] if content is None else content)
+    records, (fault,) = read_folder(tmp_path)
+    assert len(records) == 4
+    assert fault.startswith(f"{tmp_path / name} is no run record: ")
+    assert said in fault
+    assert "\n" not in fault
+    assert "pydantic" not in fault
+
+
+def test_of_two_records_of_a_run_both_files_are_named(tmp_path: Path) -> None:
+    run = record()
+    path = Store(tmp_path).write(run)
+    copy = tmp_path / "a copy.json"
+    copy.write_bytes(path.read_bytes())
+    said = f"{copy} is another record of the run in {path}; delete one of them"
+    assert read_folder(tmp_path) == ([run], [said])
+
+    later = run.provenance.model_copy(update={"started": "2026-02-01T00:00:00+00:00"})
+    newer = record(accuracy=90.0).model_copy(update={"provenance": later})
+    copy.write_text(newer.model_dump_json())
+    said = f"{path} is another record of the run in {copy}; delete one of them"
+    assert read_folder(tmp_path) == ([newer], [said])
 
 
 # ------------------------------------------------------------------------------------ files
@@ -324,6 +452,60 @@ def test_the_terminal_table_fits_and_shows_directions() -> None:
         assert header in shown
 
 
+WIDTHS = (40, 60, 80, 100)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_vanishes_without_a_sign(width: int) -> None:
+    """Every column is there, or named as one that is not."""
+    shown = text(board(*sweep()), width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    words = " ".join(shown.split())
+    for title in ("accuracy", "error", "Δm%", "rank", "ms", "base", "bwd", "seeds"):
+        assert title in words
+    for name in ("SINGLE", "SUM", "TILT", "flat"):
+        assert name in words
+    assert ("Not shown in" in words) == (40 < width < 100)
+
+
+def test_whole_columns_go_and_the_last_are_those_that_matter() -> None:
+    shown = text(board(*sweep()), 70)
+    (said,) = [line for line in shown.splitlines() if line.startswith("Not shown")]
+    assert said.startswith("Not shown in 70 columns: mean rank ↓, step ↓ ms, fwd/bwd.")
+    assert "accuracy ↑" in shown
+    assert "+0.00 ± " in shown
+    assert re.search(r"seeds\s+─", shown)
+
+
+def test_a_block_a_row_where_no_table_has_room() -> None:
+    shown = text(board(*sweep()), 30)
+    assert "TILT x flat\n  accuracy ↑ %: 95.0\n" in shown
+    assert shown.count("  seeds: 3") == 4
+
+
+def test_long_names_break_before_columns_go() -> None:
+    options = [{"noise": "shared", "points": p} for p in ("by-sign", "per-task")]
+    runs = [record(method="tilt", method_options=o) for o in options]
+    assert "TILT points=by-sign   plain" in text(board(*runs), 110)
+    narrow = text(board(*runs), 94)
+    assert re.search(r"^ TILT .*\n points=by-sign ", narrow, re.MULTILINE)
+    assert "Not shown" not in narrow
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize("width", [40, 110])
+def test_other_encodings_have_other_arrows(encoding: str, width: int) -> None:
+    raw = io.BytesIO()
+    console = Console(width=width, file=io.TextIOWrapper(raw, encoding, write_through=True))
+    console.print(*terminal.render(board(*sweep(), record(protocol="größer"))))
+    shown = raw.getvalue().decode(encoding)
+    assert max(map(len, shown.splitlines())) <= width
+    for said in ("dm% v", "accuracy ^"):
+        assert said in shown
+    assert ("größer" in shown) == (encoding != "ascii")
+
+
 def test_many_metrics_are_left_to_the_csv() -> None:
     metrics = [
         Metric(name=f"m{i}", objective=f"o{i}", unit="", higher_is_better=True) for i in range(5)
@@ -333,6 +515,7 @@ def test_many_metrics_are_left_to_the_csv() -> None:
     phase = {**run.phases[0].model_dump(), "selected": {"test": scores}, "last": {"test": scores}}
     made = board(RunRecord.model_validate({**run.model_dump(), "phases": [phase]}))
     assert "m0" not in text(made)
+    assert "5 of 5 metrics are in the CSV file only." in text(made)
     assert "m0" in made.rows
 
 

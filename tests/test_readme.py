@@ -20,6 +20,7 @@ from mtlbench.runs.execute import execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
+from tests import first_hour
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -84,15 +85,22 @@ def test_the_table_is_what_quickstart_prints(
 
     def here(
         runs: Sequence[Run],
-        folder: Path,
+        store: Store,
+        backend: object,
         *,
         on_record: Callable[[Run, RunRecord], None],
         **_: object,
     ) -> None:
         for run in runs:
-            on_record(run, execute(run, Store(folder)))
+            on_record(run, execute(run, store))
 
     monkeypatch.setattr(cls, "batches", few)
     monkeypatch.setattr("mtlbench.runs.sweep.sweep", here)
     assert main(["quickstart", "--device", "cpu", "--out", str(tmp_path)]) == 0
     assert table(README.read_text()) == table(capsys.readouterr().out)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_every_command_of_the_pages_on_a_fresh_clone() -> None:
+    assert first_hour.main([]) == 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +102,100 @@ def test_a_corrupt_record_is_named(spoil: Callable[[str], str], tmp_path: Path) 
     path = Store(tmp_path).write(record())
     path.write_text(spoil(path.read_text()))
     with pytest.raises(UsageError, match=path.name):
-        list(Store(tmp_path))
+        read_record(path)
+
+
+def test_bad_files_are_named_and_left_out(tmp_path: Path) -> None:
+    store, good = Store(tmp_path), record()
+    text = store.write(good).read_text()
+    bad = {
+        "cut.json": (text[:700], "is not a run record: cut off, or no JSON (EOF while parsing"),
+        "empty.json": ("", "is empty"),
+        "config.json": ('{"lr": 0.1}', "is not a run record"),
+        "list.json": ("[1]", "is not a run record"),
+        "older.json": (text.replace('"schema_version":1', '"schema_version":0'), "version 0;"),
+        "newer.json": (text.replace('"schema_version":1', '"schema_version":2'), "version 2;"),
+        "less.json": (text.replace('"plain":true,', ""), "plain: Field required"),
+        "._mac.json": ("\0", "is hidden"),
+        ".ipynb_checkpoints/a.json": (text, "is hidden"),
+    }
+    for name, (content, _) in bad.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
+    records, faults = store.read_all()
+    assert records == [good]
+    reasons = {fault.path.relative_to(tmp_path).as_posix(): fault.reason for fault in faults}
+    assert set(reasons) == {*bad, "binary.json"}
+    for name, (_, reason) in bad.items():
+        assert reason in reasons[name]
+    assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_what_is_left_out_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert list(Store(tmp_path)) == []
+    assert f"{tmp_path / 'config.json'} is not a run record" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a copy.json", "z copy.json"])
+def test_of_copies_the_record_under_its_own_name_is_kept(name: str, tmp_path: Path) -> None:
+    store, runs = Store(tmp_path), [record(), record(seed=1)]
+    path, _ = map(store.write, runs)
+    copy = tmp_path / name
+    for content, said in ((runs[0], "is a copy of"), (record(1.0), "is of the same run as")):
+        copy.write_text(content.model_dump_json())
+        records, (fault,) = store.read_all()
+        assert records == runs
+        assert fault.path == copy
+        assert f"{said} {path}" in fault.reason
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text[:700], lambda text: "", lambda text: "{}"])
+def test_a_corrupt_record_is_set_aside(
+    spoil: Callable[[str], str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, run = Store(tmp_path), record()
+    path = store.write(run)
+    for aside in (path.with_name(f"{path.name}.corrupt"), path.with_name(f"{path.name}.corrupt1")):
+        path.write_text(spoil(run.model_dump_json()))
+        content = path.read_text()
+        assert store.status(run.identity) is None
+        assert not path.exists()
+        assert aside.read_text() == content
+        assert str(path) in caplog.text
+        assert aside.name in caplog.text
+    store.write(run)
+    assert store.read_all() == ([run], [])
+
+
+def test_a_newer_record_is_not_set_aside(tmp_path: Path) -> None:
+    store, run = Store(tmp_path), record()
+    path = store.write(run)
+    path.write_text(path.read_text().replace('"schema_version":1', '"schema_version":2'))
+    with pytest.raises(UsageError, match="schema version 2; this mtlbench reads version 1"):
+        store.status(run.identity)
+    assert path.exists()
+
+
+@pytest.mark.parametrize("status", ["ok", "diverged", "failed"])
+def test_the_status_alone(status: str, tmp_path: Path) -> None:
+    store, run = Store(tmp_path), record(status=status)
+    path = store.write(run)
+    assert store.status(run.identity) == status
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=4, sort_keys=True))
+    assert store.status(run.identity) == status
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_finished_record_is_replaced_by_no_less(status: str, tmp_path: Path) -> None:
+    store, done = Store(tmp_path), record()
+    store.write(record(status=status))
+    store.write(done)
+    store.write(record(status=status))
+    assert store.read(done.identity) == done
+    store.write(record(90.0))
+    assert store.read(done.identity) == record(90.0)
 
 
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
@@ -155,6 +251,21 @@ def test_a_failing_writer_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, interrupted)
     assert [p.name for p in tmp_path.iterdir()] == ["old.json"]
     assert path.read_text() == "whole"
+
+
+@pytest.mark.parametrize("hidden", [False, True], ids=["said", "said by a cause"])
+def test_a_full_disk_is_named(hidden: bool, tmp_path: Path) -> None:
+    def full(temporary: Path) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if hidden:  # as torch.save does
+                raise RuntimeError("unexpected pos 704 vs 598")  # noqa: B904
+            raise
+
+    with pytest.raises(UsageError, match=f"{re.escape(str(tmp_path))}.* disk is full"):
+        write_atomically(tmp_path / "new.json", full)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_making_is_no_record(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ results."""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.hardware import torch_threads
 from mtlbench.registry import SHARPNESS, Spec
-from mtlbench.runs.execute import execute
+from mtlbench.runs.events import Event
+from mtlbench.runs.execute import Watching, execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
@@ -40,7 +42,13 @@ def run_of(method: str = "ls", sharpness: str | None = None, task: str = TOY, **
 
 def numbers(record: RunRecord) -> dict[str, Any]:
     """A record without what differs between two runs of the same thing: timing and provenance."""
-    timing = {"step_ms", "train_seconds", "peak_memory_mb", "provenance"}
+    timing = {
+        "step_ms",
+        "train_seconds",
+        "evaluation_seconds",
+        "peak_memory_mb",
+        "provenance",
+    }
     epochs = {"__all__": {"epochs": {"__all__": {"step_ms"}}}}
     return record.model_dump(exclude={**dict.fromkeys(timing, True), "phases": epochs})
 
@@ -53,6 +61,16 @@ def unbroken(method: str, sharpness: str, folder: Path) -> RunRecord:
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
+
+
+def each_epoch(call: Callable[[], object] = lambda: None) -> Watching:
+    """Calls after every epoch, of which there is a checkpoint."""
+
+    def watch(event: Event) -> None:
+        if event.kind == "epoch":
+            call()
+
+    return Watching(watch, checkpoint_seconds=0)
 
 
 class Interrupt:
@@ -80,13 +98,16 @@ def test_a_run_has_threads_of_its_own(shared: Path, tmp_path: Path) -> None:
     with torch_threads(2):
         run, store = run_of("famo"), Store(tmp_path)
         with pytest.raises(KeyboardInterrupt):
-            execute(run, store, Interrupt(1))
+            execute(run, store, each_epoch(Interrupt(1)))
         assert torch.get_num_threads() == 2
         record = execute(run, store)
         assert torch.get_num_threads() == 2
         inside: list[int] = []
         other = execute(
-            run_of("ls"), store, lambda: inside.append(torch.get_num_threads()), threads=3
+            run_of("ls"),
+            store,
+            each_epoch(lambda: inside.append(torch.get_num_threads())),
+            threads=3,
         )
     assert numbers(record) == numbers(unbroken("famo", "none", shared))
     assert (record.provenance.threads, other.provenance.threads) == (1, 3)
@@ -122,10 +143,10 @@ def test_a_resumed_run_ends_like_an_unbroken_one(
 ) -> None:
     store, run = Store(tmp_path), run_of(method, sharpness)
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Interrupt(after))
+        execute(run, store, each_epoch(Interrupt(after)))
     assert list(store) == []
     left: list[None] = []
-    resumed = execute(run, store, lambda: left.append(None))
+    resumed = execute(run, store, each_epoch(lambda: left.append(None)))
     assert len(left) == run.total_epochs - after
     assert numbers(resumed) == numbers(unbroken(method, sharpness, shared))
     assert list(tmp_path.rglob("*.pt")) == []
@@ -135,14 +156,14 @@ def test_interrupted_again_and_again(shared: Path, tmp_path: Path) -> None:
     store, run = Store(tmp_path), run_of("uw", "samo")
     for _ in range(EPOCHS):
         with pytest.raises(KeyboardInterrupt):
-            execute(run, store, Interrupt(1))
+            execute(run, store, each_epoch(Interrupt(1)))
     assert numbers(execute(run, store)) == numbers(unbroken("uw", "samo", shared))
 
 
 def test_an_interrupt_within_an_epoch(tmp_path: Path) -> None:
     store, run = Store(tmp_path), run_of(task=f"{TOY}:fault=interrupt,once={tmp_path / 'once'}")
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store)
+        execute(run, store, each_epoch())
     assert list(store) == []
     assert len(list(tmp_path.rglob("*.pt"))) == 1
     resumed, whole = execute(run, store), execute(run, Store(tmp_path / "whole"))
@@ -153,7 +174,7 @@ def test_an_interrupt_within_an_epoch(tmp_path: Path) -> None:
 def test_a_corrupt_checkpoint_is_named(broken: bytes, tmp_path: Path) -> None:
     store, run = Store(tmp_path), run_of()
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Interrupt(1))
+        execute(run, store, each_epoch(Interrupt(1)))
     (checkpoint,) = tmp_path.rglob("*.pt")
     checkpoint.write_bytes(broken)
     record = execute(run, store)
@@ -165,6 +186,15 @@ def test_a_corrupt_checkpoint_is_named(broken: bytes, tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ failures
+@pytest.mark.parametrize("fault", ["nan", "raise"])
+def test_a_finished_record_survives_a_failure_to_make_it_again(fault: str, tmp_path: Path) -> None:
+    store, run = Store(tmp_path), run_of()
+    done = execute(run, store)
+    again = execute(dataclasses.replace(run, task=run_of(task=f"{TOY}:fault={fault}").task), store)
+    assert again.status != "ok"
+    assert store.read(run.identity) == done
+
+
 def test_a_diverged_run_is_a_record(tmp_path: Path) -> None:
     record = execute(run_of(task=f"{TOY}:fault=nan"), Store(tmp_path))
     assert (record.status, record.phases, record.step_ms) == ("diverged", [], None)
@@ -176,13 +206,13 @@ def test_a_diverged_run_is_a_record(tmp_path: Path) -> None:
 def test_a_failing_run_is_a_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     broken = run_of(task=f"{TOY}:fault=raise,at=2,once={tmp_path / 'once'}")
-    record = execute(broken, store)
+    record = execute(broken, store, each_epoch())
     assert (record.status, record.phases) == ("failed", [])
     assert record.reason == f"RuntimeError: {BROKEN}"
     assert list(store) == [record]
 
     epochs: list[None] = []
-    assert execute(broken, store, lambda: epochs.append(None)).status == "ok"
+    assert execute(broken, store, each_epoch(lambda: epochs.append(None))).status == "ok"
     assert len(epochs) == 1  # it went on from the checkpoint
     assert [record.status for record in store] == ["ok"]
 
@@ -269,7 +299,7 @@ def test_a_model_is_kept_only_if_asked_for(shared: Path, tmp_path: Path) -> None
 def test_the_kept_model_is_the_selected_one_also_after_an_interrupt(tmp_path: Path) -> None:
     run, store, whole = run_of("uw", keep_model=True), Store(tmp_path), Store(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        execute(run, store, Interrupt(EPOCHS))
+        execute(run, store, each_epoch(Interrupt(EPOCHS)))
     (phase,) = execute(run, store).phases
     execute(run, whole)
     state = torch.load(store.model_path(run.identity), weights_only=True)

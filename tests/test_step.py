@@ -84,14 +84,15 @@ AFTERWARDS = ("famo",)
 def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tuple[int, int, int]:
     """Not read from what methods and wrappers declare: that is compared with it."""
     one = method in (*ON_LOSSES, *UNWEIGHTED)
-    own = 1 if one else K
+    whole_back = groups  # of the mean loss: through the graph of every input group
+    own = whole_back if one else K
     whole, of_one_task, backward = {
         "none": (1, 0, own),
-        "sam": (2, 0, 1 + own),
-        "looksam": (1, 0, own) if step else (2, 0, 1 + own + one),
+        "sam": (2, 0, whole_back + own),
+        "looksam": (1, 0, own) if step else (2, 0, (1 + one) * whole_back + own),
         "lsam": (1, K, 2 * K),
-        "fmtl": (1, K, 2 * K + one),
-        "samo": (1, 3 * K, 1 + K),
+        "fmtl": (1, K, 2 * K + one * whole_back),
+        "samo": (1, 3 * K, whole_back + K),
     }[sharpness]
     alone = K if method in UNWEIGHTED and sharpness not in ("lsam", "samo") else 0
     return (whole + (method in AFTERWARDS)) * groups + of_one_task, backward, alone

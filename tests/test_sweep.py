@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from mtlbench.runs.execute import execute
+from mtlbench.runs.backends.local import Local, _tell_of
+from mtlbench.runs.events import Event, StoppedError
+from mtlbench.runs.execute import Watching, execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
 from mtlbench.runs.store import Store
-from mtlbench.runs.sweep import _tell, grid, sweep, unfinished
+from mtlbench.runs.sweep import grid, sweep, unfinished
 from tests.started import started
-from tests.test_runner import numbers
+from tests.test_runner import each_epoch, numbers
 from tests.toy_task import BROKEN, EPOCHS, EXIT_CODE, TOY
 
 BASE = RunSpec(TOY, "", device="cpu")
@@ -28,10 +30,34 @@ def run_of(fault: str = "", method: str = "ls") -> Run:
     return prepare(RunSpec(f"{TOY}:{fault}", method, device="cpu"))
 
 
+def go(
+    runs: list[Run],
+    folder: Path,
+    jobs: int = 1,
+    *,
+    on_epoch: Callable[[Run], object] = lambda run: None,
+    on_record: Callable[[Run, RunRecord], None] = lambda run, record: None,
+) -> None:
+    """A sweep on local workers with a checkpoint an epoch."""
+
+    def watch(run: Run, event: Event) -> None:
+        if event.kind == "epoch":
+            on_epoch(run)
+
+    sweep(
+        runs,
+        Store(folder),
+        Local(jobs, {module for run in runs for module in run.modules}),
+        checkpoint_seconds=0,
+        watch=watch,
+        on_record=on_record,
+    )
+
+
 def swept(runs: list[Run], folder: Path, jobs: int = 1) -> list[RunRecord]:
     """Records in the order in which they were reported."""
     records: list[RunRecord] = []
-    sweep(runs, folder, jobs=jobs, threads=1, on_record=lambda run, record: records.append(record))
+    go(runs, folder, jobs, on_record=lambda run, record: records.append(record))
     assert sorted(map(repr, Store(folder))) == sorted(map(repr, records))
     return records
 
@@ -59,16 +85,17 @@ def test_the_same_run_in_other_words_is_in_the_grid_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "left"), [("ok", []), ("diverged", []), ("failed", ["ls"]), (None, ["ls"])]
+    ("status", "left"), [("ok", []), ("diverged", ["ls"]), ("failed", ["ls"]), (None, ["ls"])]
 )
-def test_only_failed_runs_are_run_again(
+def test_failed_runs_are_run_again_if_that_is_asked_for(
     status: str | None, left: list[str], tmp_path: Path
 ) -> None:
     run, store = run_of(), Store(tmp_path)
     if status is not None:
         record = execute(run_of("fault=raise"), Store(tmp_path / "other"))
         store.write(record.model_copy(update={"identity": run.identity, "status": status}))
-    assert [each.identity.method for each in unfinished([run], store)] == left
+    assert [each.identity.method for each in unfinished([run], store, retry=True)] == left
+    assert bool(unfinished([run], store)) == (status is None)
 
 
 # ------------------------------------------------------------------------------------ crashes
@@ -76,7 +103,7 @@ def test_the_sweep_goes_on_after_every_kind_of_end(tmp_path: Path) -> None:
     faults = ["fault=kill", "fault=exit", "fault=raise", "fault=nan", "fault=interrupt", ""]
     records = swept([run_of(fault) for fault in faults], tmp_path)
     ended = "the run's process ended with exit code"
-    assert [(r.status, r.reason[:60]) for r in records] == [
+    assert [(r.status, r.reason.partition(" (")[0][:60]) for r in records] == [
         ("failed", f"{ended} {-signal.SIGKILL}"),
         ("failed", f"{ended} {EXIT_CODE}"),
         ("failed", f"RuntimeError: {BROKEN}"[:60]),
@@ -90,9 +117,9 @@ def test_a_killed_run_is_resumed_by_the_next_sweep(tmp_path: Path) -> None:
     run = run_of(f"fault=kill,at=2,once={tmp_path / 'once'}", "famo")
     (first,) = swept([run], tmp_path)
     assert first.status == "failed"
-    assert unfinished([run], Store(tmp_path)) == [run]
+    assert unfinished([run], Store(tmp_path), retry=True) == [run]
     epochs: list[Run] = []
-    sweep([run], tmp_path, jobs=1, threads=1, on_epoch=epochs.append)
+    go([run], tmp_path, on_epoch=epochs.append)
     assert len(epochs) == EPOCHS - 2
     (second,) = Store(tmp_path)
     assert numbers(second) == numbers(execute(run, Store(tmp_path / "unbroken")))
@@ -102,11 +129,10 @@ def test_two_at_a_time(tmp_path: Path) -> None:
     runs = grid(BASE, ["ls", "stl"], ["none"], [0, 1])
     epochs: list[Run] = []
     records: dict[str, RunRecord] = {}
-    sweep(
+    go(
         runs,
         tmp_path,
-        jobs=2,
-        threads=1,
+        2,
         on_epoch=epochs.append,
         on_record=lambda run, record: records.update({run.identity.digest: record}),
     )
@@ -125,7 +151,7 @@ def test_an_interrupt_ends_the_processes_and_leaves_no_record(tmp_path: Path) ->
 
     runs = grid(BASE, ["ls", "uw"], ["samo"], [0, 1])
     with pytest.raises(KeyboardInterrupt):
-        sweep(runs, tmp_path, jobs=2, threads=1, on_epoch=interrupt)
+        go(runs, tmp_path, 2, on_epoch=interrupt)
     assert multiprocessing.active_children() == []
     done = list(Store(tmp_path))  # raises if one of them is not whole
     assert len(done) + len(unfinished(runs, Store(tmp_path))) == len(runs)
@@ -136,11 +162,11 @@ def test_a_run_whose_sweep_is_gone_leaves_no_record(tmp_path: Path) -> None:
     receiver, sender = multiprocessing.Pipe(duplex=False)
     receiver.close()
     run, store = run_of(), Store(tmp_path)
-    with pytest.raises(SystemExit):
-        execute(run, store, partial(_tell, sender))
+    with pytest.raises(StoppedError):
+        execute(run, store, Watching(partial(_tell_of, sender), checkpoint_seconds=0))
     assert list(store) == []
     epochs: list[None] = []
-    assert execute(run, store, lambda: epochs.append(None)).status == "ok"
+    assert execute(run, store, each_epoch(lambda: epochs.append(None))).status == "ok"
     assert len(epochs) == EPOCHS - 1
 
 
@@ -161,6 +187,7 @@ def test_the_command_line_ends_with_all_its_processes(
     out, once = tmp_path / "out", tmp_path / "once"
     task = f"{TOY}:fault=hang,at=1,once={once}"
     words = ["run", task, "--method", "ls", "--device", "cpu", "--out", str(out)]
+    words += ["--checkpoint", "0"]
     with started(words) as process:
         while process.poll() is None and not once.exists():
             time.sleep(0.05)
@@ -173,6 +200,6 @@ def test_the_command_line_ends_with_all_its_processes(
 
     epochs: list[Run] = []
     run = prepare(RunSpec(task, "ls", device="cpu"))
-    sweep([run], out, jobs=1, threads=1, on_epoch=epochs.append)
+    go([run], out, on_epoch=epochs.append)
     assert len(epochs) == EPOCHS - 1
     assert [record.status for record in Store(out)] == ["ok"]

@@ -25,9 +25,10 @@ from mtlbench import (
     WeightingMethod,
 )
 from mtlbench.cli import entry, main
-from mtlbench.registry import METHODS, SHARPNESS
+from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.testing import Finding, assert_conforms, check, check_method, check_wrapper
 from mtlbench.testing.findings import global_states, same
+from mtlbench.testing.trials import MethodSubject, length
 
 Aggregate = Callable[[GradientView], Update]
 
@@ -120,6 +121,21 @@ class NeedsAggregate(Ones):
 
 class ClaimsNonConflict(Ones):
     info = info(scale="sum", claims=("non-conflict",))
+
+
+class Longest(Ones):
+    """The longest gradient alone: which of two equal ones, their last bits decide."""
+
+    info = info(backwards="per-task", scale="own")
+
+    def weights(self, view: GradientView) -> Tensor:
+        norms = view.gramian().diagonal()
+        longest: Tensor = norms == norms.max()
+        return longest.to(view.losses)
+
+
+class LongestByDefinition(Longest):
+    info = info(backwards="per-task", discontinuous="where two gradients are equally long")
 
 
 class ClaimsIdentical(Ones):
@@ -321,6 +337,7 @@ FAULTY_METHODS: dict[type[WeightingMethod], str] = {
     LearnsFromEveryCall: "state",
     NeedsAggregate: "state",
     ClaimsNonConflict: "non-conflict",
+    Longest: "one ulp",
     ClaimsIdentical: "identical",
     ClaimsSimplex: "simplex",
     ClaimsPermutation: "permutation",
@@ -546,8 +563,22 @@ def test_a_finding_says_what_was_expected_and_what_was_found() -> None:
     assert by_check(check("config"))["stationarity"].verdict == "holds"
     wrong = by_check(check(spec_of(ClaimsNonConflict)))["non-conflict"]
     assert (wrong.held, wrong.verdict) == ("claimed", "FAILED")
-    assert "conflicting" in wrong.detail
+    assert "rank-deficient" in wrong.detail
     assert "off, more than 1e-06" in wrong.detail
+
+
+def test_an_update_is_measured_by_itself_not_by_weights_that_cancel() -> None:
+    subject = MethodSubject(Spec("upgrad"), *METHODS.resolve(Spec("upgrad")))
+    J = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
+    update = Update(J[2], [], torch.tensor([1e13, 1e13, 1.0]))
+    assert length(subject, update, J) == 1
+    assert length(subject, Update(0 * J[2], [], update.weights), J) == pytest.approx(1e-3)
+
+
+def test_a_jump_that_is_declared_is_no_fault() -> None:
+    found = by_check(check(spec_of(LongestByDefinition)))["one ulp"]
+    assert (found.held, found.passed, found.failed) == ("not claimed", False, False)
+    assert "of its length: " in found.detail
 
 
 def test_an_error_of_the_method_is_its_finding() -> None:

@@ -19,7 +19,7 @@ from mtlbench.registry import TASKS
 from mtlbench.testing import check, check_task
 from tests.toy_task import TOY, ToyTask
 
-QUICK = ["multimnist", "qm9"]
+QUICK = ["flights", "multimnist", "qm9"]
 
 
 def failed(cls: type[ToyTask]) -> dict[str, str]:
@@ -190,3 +190,21 @@ def test_a_broken_task_fails_one_check(cls: type[ToyTask], caught: str, words: s
     found = failed(cls)
     assert list(found) == [caught]
     assert words in found[caught]
+
+
+class BlindHead(ToyTask):
+    """Another architecture than the protocol's has a head that sees nothing of the trunk."""
+
+    def build_model(self, arch: str) -> MultiTaskModel:
+        model = super().build_model(arch)
+        if arch == "wide":
+            nn.init.zeros_(model.heads["level"].get_parameter("weight"))
+        return model
+
+
+def test_another_architecture_is_held_to_it_when_asked() -> None:
+    spec = f"{__name__}:BlindHead"
+    assert [f for f in check_task(spec) if f.failed] == []
+    (fault,) = [f for f in check_task(spec, architecture="wide") if f.failed]
+    assert fault.check == "networks"
+    assert "does not reach the trunk: level" in fault.detail

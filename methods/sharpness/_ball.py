@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
-from mtlbench.interfaces import GradientView, Move, Parameters, SharpnessWrapper, Update
+from mtlbench.interfaces import (
+    GradientView,
+    Move,
+    Parameters,
+    Passes,
+    SharpnessWrapper,
+    StepProblem,
+    Update,
+)
 
 Block = tuple[slice, Tensor]
 """A segment of the parameters and a direction in it."""
@@ -70,6 +79,57 @@ class BallWrapper(SharpnessWrapper):
     ) -> None:
         super().__init__()
         self.ball, self.apart = Ball(rho, adaptive), blocks == "separate"
+
+
+class PointWrapper(BallWrapper):
+    """A wrapper that takes all gradients at one point, which their mean gradient leads to, or each
+    task's at a point of its own, which its own gradient leads to.
+
+    Costs one forward and one backward pass more than the method alone; K forward and 2 K backward
+    passes with points of their own.
+
+    Args:
+        points: "common" or "per-task".
+        common: rho, blocks and adaptive, as :class:`BallWrapper` has them.
+    """
+
+    def __init__(self, *, points: Literal["common", "per-task"] = "common", **common: Any) -> None:
+        super().__init__(**common)
+        self.per_task = points == "per-task"
+        self.common_point = not self.per_task
+
+    def passes(self, n_tasks: int, method: Passes) -> Passes:
+        if self.per_task:
+            return Passes(method.forward + n_tasks, 2 * n_tasks)
+        return Passes(method.forward + 1, method.backward + 1, method.head_backward)
+
+    def moves(self, problem: StepProblem, blocks: Sequence[Block], k: int = 0) -> list[Move]:
+        """From the parameters to the point.
+
+        Args:
+            problem: at the parameters.
+            blocks: the gradient that leads there.
+            k: whose point it is; 0 if it is that of all.
+        """
+        return self.ball.moves(problem.flat, *blocks, apart=self.apart)
+
+    def update(self, problem: StepProblem, *aggregate: Callable[[GradientView], Update]) -> Update:
+        flat, here = problem.flat, problem.view(keep=self.per_task)
+        if not self.per_task:
+            blocks = blocks_of(flat, mean_gradient(here))
+            with flat.shifted(*self.moves(problem, blocks)):
+                return aggregate[0](problem.view(losses=here.losses))
+
+        def move(k: int) -> list[Move]:
+            own, head = here.row(k)
+            return self.moves(problem, [(flat.shared, own), (flat.heads[k], head)], k)
+
+        return aggregate[0](problem.view_at(here.losses, move))
+
+
+def blocks_of(flat: Parameters, update: Update) -> list[Block]:
+    """Trunk and heads with their part of ``update``."""
+    return list(zip([flat.shared, *flat.heads], [update.shared, *update.heads], strict=True))
 
 
 def length(direction: Tensor, rho: float) -> Tensor:

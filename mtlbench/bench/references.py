@@ -51,8 +51,8 @@ class HandWritten:
             for vector, params in zip(self.head_grads, self.heads, strict=True)
         ]
 
-    def losses(self, only: Sequence[str] | None = None) -> Tensor:
-        """Losses of these objectives, by default of all."""
+    def losses(self, only: Sequence[str] | None = None) -> list[Tensor]:
+        """Losses of these objectives, by default of all, each with a graph of its own."""
         wanted = self.objectives if only is None else only
         found = {}
         for group in self.work.batch:
@@ -61,12 +61,17 @@ class HandWritten:
                 outputs = self.model(group.inputs, names)
                 for name in names:
                     found[name] = self.work.loss(name, outputs[name], group.targets[name])
-        return torch.stack([found[name] for name in wanted])
+        return [found[name] for name in wanted]
 
-    def backwards(self, losses: Tensor) -> None:
+    def graphs(self, only: Sequence[str] | None) -> int:
+        """How many graphs of the trunk these objectives' losses have: one an input group."""
+        wanted = set(self.objectives if only is None else only)
+        return sum(not wanted.isdisjoint(group.targets) for group in self.work.batch)
+
+    def backwards(self, losses: Sequence[Tensor]) -> None:
         """K backward passes into the rows."""
         last = len(losses) - 1
-        for k, loss in enumerate(losses.unbind()):
+        for k, loss in enumerate(losses):
             params = [*self.shared, *self.heads[k]]
             grads = torch.autograd.grad(loss, params, retain_graph=k < last, materialize_grads=True)
             torch._foreach_copy_([*self._rows[k], *self._head_rows[k]], grads)
@@ -92,13 +97,14 @@ class HandWritten:
         losses = self.losses()
         if self.per_task:
             self.backwards(losses)
-            self.write(self.aggregate(losses.detach()))
+            self.write(self.aggregate(torch.stack(losses).detach()))
         else:
-            weights = self.weights(losses.detach())
+            together = torch.stack(losses)
+            weights = self.weights(together.detach())
             self.optimizer.zero_grad()
-            (weights * losses).sum().backward()
+            (weights * together).sum().backward()
         self.optimizer.step()
-        self.method.after_step(torch.no_grad()(self.losses))
+        self.method.after_step(torch.no_grad()(lambda: torch.stack(self.losses())))
 
 
 def _pieces(vector: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor]:
@@ -163,7 +169,7 @@ def passes(work: Workload, method: str, sharpness: str) -> list[Callable[[], obj
     training, evaluating, updating = (HandWritten(work, method) for _ in range(3))
     evaluating.model.eval()
     updating.backwards(updating.losses())
-    losses = updating.losses().detach()
+    losses = torch.stack(updating.losses()).detach()
     updating.write(updating.aggregate(losses))
     calls: list[Callable[[], object]] = []
     for _ in range(period(stepper)):
@@ -193,5 +199,6 @@ def run_pass(hand: HandWritten, p: Pass) -> None:
         hand.backwards(losses)
     elif p.backward:
         hand.optimizer.zero_grad()
-        for i in range(p.backward):
-            losses.sum().backward(retain_graph=i < p.backward - 1)
+        rounds = p.backward // hand.graphs(p.objectives)
+        for i in range(rounds):
+            torch.stack(losses).sum().backward(retain_graph=i < rounds - 1)

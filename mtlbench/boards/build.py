@@ -1,9 +1,10 @@
 """From records to tables and CSV files.
 
 Rows are compared within their group only: same task and options, protocol and version, epochs,
-data, architecture and class of device. The seeds that a group expects are all that occur in its
-records. A row that lacks one of them keeps empty cells and says so in ``status``; nothing is
-averaged over holes.
+data, architecture and class of device; and on the seeds that they have in common
+(:mod:`~mtlbench.boards.seeds`). A row that lacks some of these is compared on those that it has,
+and says so in ``status``; one whose run diverged or failed keeps empty cells: nothing is averaged
+over holes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 import pandas as pd
 
 from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
+from mtlbench.boards.seeds import Seeds, common_seeds, listed
 from mtlbench.errors import UsageError
 from mtlbench.runs.record import Metric, RunRecord
 
@@ -49,8 +51,9 @@ class Board:
     Args:
         task: its name.
         metrics: by name, in the order of their columns.
-        rows: one row per group x method x wrapper x options, means over seeds.
-        seeds: the runs behind them, one row each.
+        rows: one row per group x method x wrapper x options, means over the seeds that the group's
+            rows have in common.
+        seeds: the runs behind them, and those left out, one row each.
     """
 
     task: str
@@ -62,6 +65,18 @@ class Board:
         """The rows, group by group."""
         for _, rows in self.rows.groupby(GROUP, sort=False):
             yield rows
+
+    def runs(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The runs of a group."""
+        return self.seeds[(self.seeds[GROUP] == rows.iloc[0][GROUP]).all(axis=1)]
+
+
+def cell(record: RunRecord) -> tuple[Any, ...]:
+    """What no two records of a board may share: the row, and the seed."""
+    identity = record.identity
+    options = (_text(identity.method_options), _text(identity.sharpness_options))
+    row = (identity.method, options[0], identity.sharpness, options[1])
+    return (*_group(record).values(), *row, identity.seed)
 
 
 def build(records: Iterable[RunRecord]) -> dict[str, Board]:
@@ -81,11 +96,13 @@ def _board(task: str, records: Sequence[RunRecord]) -> Board:
     for record in records:
         groups.setdefault(tuple(_group(record).values()), []).append(record)
     metrics = _metrics(records)
-    seeds = [_compare(groups[key]) for key in sorted(groups)]
-    rows = [
-        _reduce(runs, _metrics(groups[key]))
-        for key, runs in zip(sorted(groups), seeds, strict=True)
-    ]
+    rows, seeds = [], []
+    for key in sorted(groups):
+        metrics_here = _metrics(groups[key])
+        runs = _runs(groups[key], metrics_here)
+        compared = _compared_on(runs)
+        seeds.append(_compare(runs, metrics_here, compared))
+        rows.append(_reduce(seeds[-1], metrics_here, compared))
 
     means = [column for name in metrics for column in (name, f"{name}_std")]
     means += ["delta_m", "delta_m_std", "delta_m_per_task", "delta_m_last", "mean_rank"]
@@ -120,6 +137,7 @@ def _group(record: RunRecord) -> dict[str, Any]:
         name: _text(value) if isinstance(value := getattr(identity, name), dict) else value
         for name in GROUP
     }
+    group["data_source"] = identity.data_label
     if identity.weights is not None:
         group["architecture"] += f" from {identity.weights.file} {identity.weights.sha256[:12]}"
     return group
@@ -127,8 +145,13 @@ def _group(record: RunRecord) -> dict[str, Any]:
 
 def _text(options: Mapping[str, Any]) -> str:
     """Options as on the command line: ``c=0.4,solver=nnls``."""
+    return ",".join(option_texts(options))
+
+
+def option_texts(options: Mapping[str, Any]) -> list[str]:
+    """Each option as a row writes it."""
     values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(options.items())}
-    return ",".join(f"{name}={value}" for name, value in values.items())
+    return [f"{name}={value}" for name, value in values.items()]
 
 
 def _run(record: RunRecord) -> dict[str, Any]:
@@ -136,9 +159,9 @@ def _run(record: RunRecord) -> dict[str, Any]:
     identity, provenance = record.identity, record.provenance
     method_title, sharpness_title = record.titles
     run = _group(record) | {
-        "method": identity.method,
+        "method": identity.method_label,
         "method_options": _text(identity.method_options),
-        "sharpness": identity.sharpness,
+        "sharpness": identity.sharpness_label,
         "sharpness_options": _text(identity.sharpness_options),
         "method_title": method_title,
         "sharpness_title": sharpness_title,
@@ -180,23 +203,47 @@ def _place(run: dict[str, Any]) -> tuple[Any, ...]:
     return (_ROLES.index(run["role"]), *method, *wrapper, run["seed"])
 
 
-def _compare(records: Sequence[RunRecord]) -> pd.DataFrame:
-    """The runs of a group in order, with their delta-m and run time ratios."""
-    metrics = _metrics(records)
-    values = [*metrics, *(f"{name}_last" for name in metrics)]
-    numbers = [*values, *_COSTS, "train_seconds"]
+def _runs(records: Sequence[RunRecord], metrics: Mapping[str, Metric]) -> pd.DataFrame:
+    """The runs of a group in order."""
     in_order: list[dict[str, Any]] = sorted((_run(record) for record in records), key=_place)
     runs = pd.DataFrame(in_order)
+    numbers = [*_values(metrics), *_COSTS, "train_seconds"]
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *numbers])))
     runs[numbers] = runs[numbers].astype(float)
     _check_unique(runs)
+    return runs
 
-    reference = _reference(runs)[values].mean(skipna=False)
-    for at, suffix in (("delta_m", ""), ("delta_m_last", "_last")):
-        runs[at] = [_delta(row, reference, metrics, suffix) for _, row in runs.iterrows()]
-    runs["delta_m_per_task"] = [
-        _delta(row, reference, metrics, per_task=True) for _, row in runs.iterrows()
-    ]
+
+def _values(metrics: Iterable[str]) -> list[str]:
+    return [*metrics, *(f"{name}_last" for name in metrics)]
+
+
+def _compared_on(runs: pd.DataFrame) -> Seeds:
+    """The seeds that the group's rows are compared on."""
+    rows: dict[Any, Seeds] = {row: frozenset(own["seed"]) for row, own in runs.groupby(ROW)}
+    references = [row for row, _ in _sole(runs, "reference").groupby(ROW)]
+    return common_seeds(rows, references[0] if references else None)
+
+
+def _compare(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:
+    """The runs of a group, with their delta-m and run time ratios. Those with a seed that is left
+    out have no delta-m."""
+    runs = runs.copy()
+    reference = _sole(runs, "reference").set_index("seed")
+    deltas: dict[Any, list[float]] = {}
+    for _, row in runs.groupby(ROW, sort=False):
+        taking_part = row[row["seed"].isin(compared)]
+        bases = reference.reindex(taking_part["seed"])
+        whole = bool((bases["status"] == "ok").all())
+        base = bases[_values(metrics)].mean(skipna=False) * (1.0 if whole else math.nan)
+        for index, run in taking_part.iterrows():
+            deltas[index] = [
+                _delta(run, base, metrics),
+                _delta(run, base, metrics, per_task=True),
+                _delta(run, base, metrics, "_last"),
+            ]
+    found = pd.DataFrame.from_dict(deltas, orient="index", columns=_DELTAS, dtype=float)
+    runs[_DELTAS] = found.reindex(runs.index)
     runs["step_ratio"] = _step_ratios(runs)
     return runs
 
@@ -212,13 +259,6 @@ def _sole(runs: pd.DataFrame, role: str) -> pd.DataFrame:
     """Runs of the one unwrapped row of this role; none where there are several such rows."""
     found = runs[(runs["role"] == role) & runs["plain"]]
     return found if len(found.drop_duplicates(ROW)) == 1 else found.iloc[:0]
-
-
-def _reference(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs that delta-m is measured against; none unless all seeds are there."""
-    found = _sole(runs, "reference")
-    done = set(found.loc[found["status"] == "ok", "seed"])
-    return found if done == set(runs["seed"]) else found.iloc[:0]
 
 
 def _delta(
@@ -250,32 +290,40 @@ def _step_ratios(runs: pd.DataFrame) -> list[float]:
     return list(runs["step_ms"] / pd.Series(found, index=runs.index))
 
 
-def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric]) -> pd.DataFrame:
-    """The rows of a group: means over its seeds."""
-    expected = sorted(set(runs["seed"]))
+def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:
+    """The rows of a group: means over the seeds that they are compared on."""
     grouped = runs.groupby(ROW, sort=False)
-    rows = pd.DataFrame([_row(row, expected, list(metrics)) for _, row in grouped])
+    rows = pd.DataFrame([_row(row, compared, list(metrics)) for _, row in grouped])
     directions = {name: metric.higher_is_better for name, metric in metrics.items()}
-    ranked = rows[rows["role"] != "reference"]
+    whole = rows["n_seeds"] == len(compared)
+    ranked = rows[(rows["role"] != "reference") & whole]
     rows["mean_rank"] = mean_rank(ranked, directions).reindex(rows.index)
     return rows
 
 
-def _row(runs: pd.DataFrame, expected: list[int], metrics: Sequence[str]) -> dict[str, Any]:
-    by_seed = runs.set_index("seed").reindex(expected)
-    done = by_seed.index[by_seed["status"] == "ok"]
-    numbers = by_seed[[*metrics, *_DELTAS, *_COSTS]]
+def _row(runs: pd.DataFrame, compared: Seeds, metrics: Sequence[str]) -> dict[str, Any]:
+    by_seed = runs.set_index("seed").reindex(sorted(compared))
+    own = by_seed[by_seed["status"].notna()]
+    numbers = own[[*metrics, *_DELTAS, *_COSTS]]
     means = numbers.mean(skipna=False)
+    done = own.index[own["status"] == "ok"]
+    if len(done) == len(own):  # the baseline may lack a seed, too
+        means["step_ratio"] = numbers["step_ratio"].mean()
     means[_DELTAS] = means[_DELTAS].map(_clean)
-    spreads = numbers[[*metrics, "delta_m"]].std(ddof=1, skipna=False).add_suffix("_std")
     row: dict[Any, Any] = {
         "status": _status(by_seed, metrics),
         "n_seeds": len(done),
-        "seeds": " ".join(str(seed) for seed in done),
+        "seeds": listed(done),
         "device": "; ".join(sorted(set(runs["device"]))),
     }
     shared = runs.iloc[0][[*GROUP, *ROW, *_TITLES, "role", "plain"]]
-    return row | shared.to_dict() | means.to_dict() | spreads.to_dict()
+    return row | shared.to_dict() | means.to_dict() | _spreads(numbers[[*metrics, "delta_m"]])
+
+
+def _spreads(numbers: pd.DataFrame) -> dict[Any, float]:
+    """Standard deviations; NaN for one number, and where one is infinite."""
+    finite = numbers.where(numbers.abs() < math.inf)
+    return finite.std(ddof=1, skipna=False).add_suffix("_std").to_dict()
 
 
 def _status(by_seed: pd.DataFrame, metrics: Sequence[str]) -> str:

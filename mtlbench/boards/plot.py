@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mtlbench.boards.build import Board
-from mtlbench.boards.terminal import TIMES, heading, row_name
+from mtlbench.boards.notes import row_name
+from mtlbench.boards.symbols import TIMES
+from mtlbench.boards.terminal import heading
 from mtlbench.files import write_atomically
 
 if TYPE_CHECKING:
@@ -52,7 +54,8 @@ def _panel(axes: Axes, rows: pd.DataFrame) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
     drawable = rows[rows["role"] != "reference"]
-    drawn = drawable.dropna(subset=["delta_m", "step_ratio"])
+    finite = drawable[["delta_m", "step_ratio"]].abs() < math.inf
+    drawn = drawable[finite.all(axis=1)]
     methods = [row_name(row, rows, "method") for _, row in drawn.iterrows()]
     wrappers = [row_name(row, rows, "sharpness") for _, row in drawn.iterrows()]
     colours = dict(zip(dict.fromkeys(methods), _colours(len(set(methods))), strict=True))

@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
 from rich.markup import escape
-from rich.progress import track
 from rich.table import Table
 
-from mtlbench.cli.terminal import console, say
+from mtlbench.cli.pace import Pace
+from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
+    from mtlbench.bench.plan import Plan
     from mtlbench.bench.solvers import SolverRow
     from mtlbench.bench.steps import StepRow
+    from mtlbench.bench.sweeps import SweepRow
     from mtlbench.bench.timing import Row
 
 bench_app = typer.Typer(help="Measure what the library's own work costs.", no_args_is_help=True)
@@ -53,7 +55,7 @@ def engine(
     read, where = EnginePlan.read(plan).paced(rounds, seconds), pick_device(device)
     row = partial(measure, rounds=read.rounds, seconds=read.seconds, device=where)
     wanted = cases(read, where)
-    _run(wanted, row, _engine_table, like=case, out=out, device=where, threads=threads)
+    _run(wanted, row, _engine_table, read, like=case, out=out, device=where, threads=threads)
 
 
 def _engine_table(rows: Sequence[Row]) -> Table:
@@ -78,7 +80,7 @@ def solvers(
 
     read = SolversPlan.read(plan).paced(rounds, seconds)
     row = partial(measured, rounds=read.rounds, seconds=read.seconds)
-    _run(cases(read), row, _solver_table, like=case, out=out, device=CPU, threads=1)
+    _run(cases(read), row, _solver_table, read, like=case, out=out, device=CPU, threads=1)
 
 
 def _solver_table(rows: Sequence[SolverRow]) -> Table:
@@ -126,7 +128,7 @@ def step(
     read, where = read.narrowed(task, method, sharpness, k, width), pick_device(device)
     row = partial(measured, rounds=read.rounds, seconds=read.seconds, device=where)
     wanted = cases(read, where)
-    _run(wanted, row, _step_table, like=case, out=out, device=where, threads=threads)
+    _run(wanted, row, _step_table, read, like=case, out=out, device=where, threads=threads)
 
 
 def _step_table(rows: Sequence[StepRow]) -> Table:
@@ -149,6 +151,26 @@ def _step_table(rows: Sequence[StepRow]) -> Table:
     return printed
 
 
+@bench_app.command("sweep")
+def sweep_(out: Out = None, plan: PlanFile = None, case: Like = "*") -> None:
+    """Time a sweep of many short runs: what each costs beyond its training and evaluation."""
+    from mtlbench.bench.sweeps import SweepPlan, cases, measured
+    from mtlbench.hardware import pick_device
+
+    read, cpu = SweepPlan.read(plan), pick_device("cpu")
+    _run(cases(read), measured, _sweep_table, plan=read, like=case, out=out, device=cpu, threads=1)
+
+
+def _sweep_table(rows: Sequence[SweepRow]) -> Table:
+    """The table for a terminal."""
+    headers = ("wall s", "train s", "evaluation s", "overhead s", "resume s / 1,000", "met")
+    printed = _table(*headers)
+    for row in rows:
+        numbers = (row.wall, row.train, row.evaluation, row.overhead, row.resume)
+        printed.add_row(escape(row.case), *(f"{n:.3g}" for n in numbers), _verdict(row.met))
+    return printed
+
+
 # ------------------------------------------------------------------------------------ all of them
 
 
@@ -168,18 +190,20 @@ def _run(
     cases: Iterable[C],
     row: Callable[[C], R],
     render: Callable[[list[R]], Table],
+    plan: Plan,
     *,
     like: str,
     out: Path | None,
     device: torch.device,
     threads: int,
 ) -> None:
-    """Measure cases one by one, print them as a table and write them as a CSV file.
+    """Measure cases one by one, write them as a CSV file and print them as a table.
 
     Args:
         cases: in the order of the table.
         row: measures a case.
         render: makes a table of all rows.
+        plan: says how long a case takes at least.
         like: pattern of the names of the wanted cases.
         out: CSV file, if one is wanted.
         device: named in the caption.
@@ -199,17 +223,28 @@ def _run(
     chosen = [case for case in cases if fnmatch(case.name, like)]
     if not chosen:
         raise UsageError(f"no case is like {like!r}")
+    aside(f"{len(chosen)} cases of {plan.rounds} rounds or {plan.seconds:g} s, whichever is longer")
     with torch_threads(threads):
-        shown = track(chosen, "cases", console=console, disable=not console.is_terminal)
-        rows = [row(case) for case in shown]
+        rows = _measured(chosen, row)
+    if out is not None:
+        frame: Any = pd.DataFrame(rows)
+        write_csv(frame, out)
     printed = render(rows)
     printed.caption = f"{describe(device)}, {threads} thread(s), torch {torch.__version__}"
     printed.caption_justify = "left"
     console.print(printed)
     if out is not None:
-        frame: Any = pd.DataFrame(rows)
-        write_csv(frame, out)
         say(f"wrote {out}")
+
+
+def _measured(cases: Sequence[C], row: Callable[[C], R]) -> list[R]:
+    """The cases' rows; a line on standard error says how far it is after each."""
+    pace, rows = Pace(len(cases)), []
+    for number, case in enumerate(cases, start=1):
+        rows.append(row(case))
+        pace.advance(1)
+        aside(f"{number}/{len(cases)} {case.name}{pace.to_go}")
+    return rows
 
 
 def _table(*numbers: str) -> Table:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mtlbench.cli.options import Out
-from mtlbench.cli.terminal import console, say
+from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mtlbench.boards.build import Board
-    from mtlbench.runs.record import RunRecord
 
 
 def leaderboard(
@@ -31,38 +30,49 @@ def leaderboard(
 ) -> None:
     """Turn a folder of records into <task>.csv, <task>_seeds.csv and a table."""
     from mtlbench.boards import tables
+    from mtlbench.boards.build import build
+    from mtlbench.boards.folder import read_folder
     from mtlbench.boards.plot import plot as draw
     from mtlbench.files import check_writable
-    from mtlbench.runs.store import Store
 
     if not folder.is_dir():
         raise UsageError(f"there is no folder of records at {folder}")
-    records = list(Store(folder))
+    records, faults = read_folder(folder)
+    warn(faults)
     if not records:
         raise UsageError(f"there is no record (*.json) in {folder}")
     if check:
         complaints = tables.check(records, out)
         for complaint in complaints:
             say(complaint, style="red")
-        if complaints:
+        if complaints or faults:
             raise typer.Exit(1)
         say(f"{out}: every CSV file is what its {len(records)} records make")
         return
     check_writable(out)
-    built = print_boards(records)
-    tables.write(built, out)
+    built = build(records)
+    written = tables.write(built, out)
     if plot:
         for board in built.values():
-            draw(board, out / f"{board.task}.png")
+            written.append(out / f"{board.task}.png")
+            draw(board, written[-1])
+    print_boards(built)
+    for path in written:
+        say(f"wrote {path}")
+    if faults:
+        raise typer.Exit(1)
 
 
-def print_boards(records: Iterable[RunRecord]) -> dict[str, Board]:
-    """Print the tables of records, and return them by task."""
-    from mtlbench.boards.build import build
+def warn(faults: Sequence[str]) -> None:
+    """Say which files of a folder are left out, and why."""
+    for fault in faults:
+        aside(f"left out: {fault}", style="yellow")
+
+
+def print_boards(boards: Mapping[str, Board]) -> None:
+    """Print the tables."""
     from mtlbench.boards.terminal import render
 
-    built = build(records)
-    for board in built.values():
-        for table in render(board):
-            console.print(table)
-    return built
+    for board in boards.values():
+        for sheet in render(board):
+            console.print(sheet)

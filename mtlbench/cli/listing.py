@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from mtlbench.cli.terminal import console
-from mtlbench.errors import UsageError
+from mtlbench.cli.terminal import aside, console
+from mtlbench.errors import UsageError, did_you_mean
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Registry
 
-if TYPE_CHECKING:
-    from mtlbench.interfaces import TaskInfo
-
-
-Kind = Literal["tasks", "methods", "sharpness"]
 REGISTRIES: dict[str, Registry[Any]] = {
     "tasks": TASKS,
     "methods": METHODS,
@@ -27,68 +20,77 @@ REGISTRIES: dict[str, Registry[Any]] = {
 
 
 def list_(
-    kind: Annotated[Kind | None, typer.Argument(help="What to list; all by default.")] = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[tasks|methods|sharpness|NAME]", help="What to list; all by default."
+        ),
+    ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="One name a line.")] = False,
     long: Annotated[
-        bool, typer.Option("--long", help="Of each task all that it declares.")
+        bool, typer.Option("--long", help="Of each all that it declares, with its options.")
     ] = False,
 ) -> None:
-    """List tasks, methods and sharpness wrappers."""
-    for name in REGISTRIES if kind is None else [kind]:
-        names = REGISTRIES[name].names()
+    """List tasks, methods and sharpness wrappers, or all that one of them declares."""
+    if what is not None and what not in REGISTRIES:
+        _one(what)
+        return
+    for kind in REGISTRIES if what is None else [what]:
+        names = REGISTRIES[kind].names()
         if plain:
             typer.echo("\n".join(names))
-            continue
-        if long and name == "tasks":
-            for entry in names:
-                console.print(_declared(entry))
-            continue
-        table = Table("name", "title", "what it is", title=name, title_justify="left")
-        for entry in names:
-            try:
-                cls = REGISTRIES[name].get(entry)
-            except UsageError as error:
-                table.add_row(entry, "", escape(str(error)))
-                continue
-            module = sys.modules[cls.__module__].__doc__ or ""
-            table.add_row(entry, cls.info.title, module.partition("\n")[0].partition(": ")[2])
-        console.print(table)
+        elif long:
+            _long(kind, names)
+        else:
+            console.print(_short(kind, names))
 
 
-def _declared(name: str) -> Table:
-    """What a task's ``info`` says."""
+def _one(name: str) -> None:
+    """All that the things of this name declare."""
+    from mtlbench.cli.details import details
+
+    kinds = [kind for kind, registry in REGISTRIES.items() if _has(registry, name)]
+    if not kinds:
+        known = [*REGISTRIES, *(n for registry in REGISTRIES.values() for n in registry.names())]
+        kinds_said = ", ".join(map(repr, REGISTRIES))
+        raise UsageError(
+            f"{name!r} is not one of {kinds_said}, nor the name of one of these"
+            f"{did_you_mean(name, known)}"
+        )
+    for kind in kinds:
+        console.print(details(kind, name))
+
+
+def _has(registry: Registry[Any], name: str) -> bool:
+    """Whether a registry has this name; of a class outside its kind tells."""
+    if ":" not in name:
+        return name in registry.names()
     try:
-        info: TaskInfo = TASKS.get(name).info
-    except UsageError as error:
-        return Table(escape(str(error)), title=name, title_justify="left")
-    table = Table(
-        title=escape(f"{name}: {info.title}"),
-        title_justify="left",
-        title_style="bold",
-        show_header=False,
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column(no_wrap=True, style="dim")
-    table.add_column(overflow="fold")
-    metrics = [
-        f"{m.name} {'↑' if m.higher_is_better else '↓'} ({m.unit or 'no unit'})"
-        for m in info.metrics
-    ]
-    protocols = [
-        f"{p.name} v{p.version}: {p.arch}, {p.epochs} epochs, batches of {p.batch_size}, "
-        f"{p.optimizer} {p.lr:g}"
-        for p in info.protocols
-    ]
-    rows = {
-        f"{len(info.objectives)} objectives": ", ".join(info.objectives),
-        "metrics": ", ".join(metrics),
-        "protocols": "\n".join(protocols),
-        "architectures": ", ".join(info.architectures),
-        "data": info.instead,
-        "the real data": info.source,
-        "licence": info.licence,
-        "papers": "\n".join(info.references),
-    }
-    for row in rows.items():
-        table.add_row(*map(escape, row))
+        registry.get(name)
+    except UsageError:
+        return False
+    return True
+
+
+def _long(kind: str, names: list[str]) -> None:
+    from mtlbench.cli.details import details
+
+    for name in names:
+        try:
+            console.print(details(kind, name))
+        except UsageError as error:
+            aside(f"{name}: {error}", style="yellow")
+
+
+def _short(kind: str, names: list[str]) -> Table:
+    from mtlbench.cli.details import summary
+
+    table = Table("name", "title", "what it is", title=kind, title_justify="left")
+    for name in names:
+        try:
+            cls = REGISTRIES[kind].get(name)
+        except UsageError as error:
+            table.add_row(name, "", escape(str(error)))
+            continue
+        table.add_row(name, escape(cls.info.title), escape(summary(cls)))
     return table

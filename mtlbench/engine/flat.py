@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
+from typing import Any
 
 import torch
+import torch.utils.dlpack
 from torch import Tensor
 
 from mtlbench.engine.private import set_versions
 from mtlbench.engine.rows import GradientRows, Layout, views
+from mtlbench.errors import UsageError
 from mtlbench.interfaces import Move, MultiTaskModel, Parameters, Shift
 
 _ELSEWHERE = 1 << 24  # versions of shifted parameters start so far above those of any training
@@ -19,8 +24,11 @@ class FlatParameters(Layout, Parameters):
     """One contiguous buffer ``[shared | head_1 | ... | head_K]``; the model's parameters are views
     into it.
 
-    Build it after ``model.to(device)``. ``load_state_dict`` keeps the views,
-    ``optimizer.zero_grad()`` drops the gradients' (never call it: gradients are written, not
+    Build it after ``model.to(device)``. Each parameter's storage is as big as its numbers, so that
+    a saved head is no bigger. Parameters that were taken out of the buffer (``p.data = ...``,
+    another memory format, ``load_state_dict(assign=True)``, a second buffer) come back with the
+    numbers they have when a step begins. A copy, or a pickle, has a buffer of its own.
+    ``optimizer.zero_grad()`` drops the gradients' views (never call it: gradients are written, not
     accumulated, from step to step).
 
     Args:
@@ -33,11 +41,11 @@ class FlatParameters(Layout, Parameters):
 
     def __init__(self, model: MultiTaskModel, objectives: Sequence[str]) -> None:
         super().__init__(model, objectives)
+        self.model, self.objectives = model, list(objectives)
         self.data = torch.cat([p.detach().reshape(-1) for p in self.params])
-        for p, view in zip(self.params, views(self.data, self.params), strict=True):
-            p.data = view
-        self.grad = GradientRows(self, 1)
-        self._pool: dict[int, list[GradientRows]] = {1: [self.grad]}
+        self._bind_all()
+        self._watch()
+        self._allocate()
         self._taken: dict[int, int] = {}
         self._anchor = self.data.new_empty(0)
         self._anchored_at = -1
@@ -45,17 +53,107 @@ class FlatParameters(Layout, Parameters):
         self.point = 0
         """Names the present position of the parameters; a shift changes it, its end restores it."""
 
+    def __getstate__(self) -> tuple[MultiTaskModel, list[str]]:
+        return self.model, self.objectives
+
+    def __setstate__(self, state: tuple[MultiTaskModel, list[str]]) -> None:
+        self.__init__(*state)  # type: ignore[misc]
+
+    def _allocate(self) -> None:
+        self.grad = GradientRows(self, 1)
+        self._pool: dict[int, list[GradientRows]] = {1: [self.grad]}
+
+    def _bind_all(self) -> None:
+        for p, view in zip(self.params, views(self.data, self.params), strict=True):
+            p.data = _standing_alone(view)
+        self._pointers = [p.data_ptr() for p in self.params]
+
+    def _watch(self) -> None:
+        """Note what the model is made of."""
+        modules = list(self.model.modules())
+        self._tables: list[dict[str, Any]] = [
+            table for m in modules for table in (m._parameters, m._modules)
+        ]
+        self._parts = list(chain.from_iterable(table.values() for table in self._tables))
+        names = {id(p): name for name, p in self.model.named_parameters()}
+        self._names = {id(p): names[id(p)] for p in self.params}
+        self._every = list(self.model.parameters())
+        self._trainable = [p.requires_grad for p in self._every]
+
+    def _check(self) -> None:
+        """Compare with what was noted: no numbers are read, nothing waits for a device."""
+        parts = list(chain.from_iterable(table.values() for table in self._tables))
+        alike = len(parts) == len(self._parts) and all(map(operator.is_, parts, self._parts))
+        if not alike or [p.requires_grad for p in self._every] != self._trainable:
+            self._check_roles()
+        if [p.data_ptr() for p in self.params] != self._pointers:
+            self._take_back()
+
+    def _check_roles(self) -> None:
+        """Parts of the model were exchanged, or requires_grad was: the roles must be the same.
+
+        Raises:
+            UsageError: they are not.
+        """
+        shared, heads = self.model.parameter_roles(self.objectives)
+        now = [*shared, *(p for head in heads for p in head)]
+        if list(map(id, now)) != list(map(id, self.params)):
+            names = {id(p): name for name, p in self.model.named_parameters()}
+            new = {names[id(p)] for p in now if id(p) not in self._names}
+            kept = set(map(id, now))
+            gone = {name for i, name in self._names.items() if i not in kept}
+            changes = {"new": new - gone, "gone or frozen": gone - new, "replaced": new & gone}
+            said = [
+                f"{what}: {', '.join(sorted(those))}" for what, those in changes.items() if those
+            ]
+            raise UsageError(
+                "the trainable parameters are not those that the Stepper was built with "
+                f"({'; '.join(said) or 'their order is another'}): build a new Stepper, with an "
+                "optimizer that has them all"
+            )
+        self._watch()
+
+    def _take_back(self) -> None:
+        """Move parameters that lie elsewhere back into the buffer.
+
+        Raises:
+            UsageError: they have another dtype, device or shape.
+        """
+        pieces = views(self.data, self.params)
+        for p, piece in zip(self.params, pieces, strict=True):
+            for what in ("dtype", "device", "shape"):
+                now, then = getattr(p, what), getattr(piece, what)
+                if now != then:
+                    name = self._names[id(p)]
+                    raise UsageError(
+                        f"{name} has {what} {now}, and {then} when the Stepper was built: build "
+                        "the Stepper after the last change of the model"
+                    )
+        for p, piece in zip(self.params, pieces, strict=True):
+            if p.data_ptr() != piece.data_ptr():
+                piece.copy_(p.detach())
+        self._bind_all()
+        # What converts parameters in place converts their gradients' views, too.
+        if not all(rows.intact() for pool in self._pool.values() for rows in pool):
+            self._allocate()
+
     def begin_step(self, tasks: Sequence[int] | None = None) -> None:
         """Forget the last step: its gradient buffers may be reused, the parameters may differ.
 
         Args:
             tasks: which heads take part in the new one; all by default.
+
+        Raises:
+            UsageError: the trainable parameters are others, or of another kind, than those that
+                this was built with.
         """
+        self._check()
         self._taken = {}
         self._anchored_at = -1
         self.bound = None
         self.use(range(len(self.all_heads)) if tasks is None else tasks)
         self.grad.use(1)
+        self.grad.zero_absent_()
 
     def rows(self, n_rows: int) -> GradientRows:
         """A zeroed gradient buffer that nobody else uses in this step; allocated once a run."""
@@ -130,3 +228,12 @@ class FlatParameters(Layout, Parameters):
         if not self.layer_sizes:
             return direction.new_zeros(0)
         return torch.stack(torch._foreach_norm(direction.split(self.layer_sizes)))
+
+
+def _standing_alone(view: Tensor) -> Tensor:
+    """The same memory with a storage as big as the view: saved or copied by itself it brings
+    nothing else along."""
+    try:
+        return torch.utils.dlpack.from_dlpack(view)
+    except (BufferError, RuntimeError, TypeError):  # a device or dtype that cannot be exchanged
+        return view

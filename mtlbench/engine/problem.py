@@ -6,21 +6,25 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
-from mtlbench.engine.randomness import Randomness, evaluation_mode, frozen_statistics
+from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.views import Forward, JointView, PlainView, ShiftedView
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
     Batch,
+    Ignored,
+    InputGroup,
     JointLoss,
     Loss,
     Move,
@@ -31,15 +35,35 @@ from mtlbench.interfaces import (
 )
 
 
+@dataclass
+class _Part:
+    """The forward pass of one input group.
+
+    Args:
+        index: of the group in the batch.
+        trunk: the trunk's output as the heads see it.
+        names: of the K' objectives.
+        losses: (K',).
+        apart: the same, each with a graph through its own head alone; None if several heads, or
+            their losses, were computed at once.
+    """
+
+    index: int
+    trunk: Any
+    names: list[str]
+    losses: Tensor
+    apart: dict[str, Tensor] | None
+
+
 class BatchProblem(StepProblem):
     """Losses of one batch as a function of the parameters.
 
     A task without a label in the batch takes no part: the problem is that of the others. Examples
     without a label are left out of their task's loss, see :func:`~mtlbench.engine.labels.labelled`.
 
-    The first forward pass is the real one: it updates normalisation statistics and advances the
-    random number generator. Later ones leave the statistics alone and draw the same numbers again
-    (dropout), so that all of them evaluate one function.
+    The first forward pass is the real one: it updates normalisation statistics and other buffers
+    and advances the random number generator. Later ones leave these alone, find what it found and
+    draw the same numbers again (dropout), so that all of them evaluate one function.
 
     Args:
         model: the network.
@@ -49,9 +73,12 @@ class BatchProblem(StepProblem):
         loss: ``loss(objective, prediction, target)``.
         generator: source of perturbation noise, on the parameters' device.
         passes: counters to add to.
+        ignore: which integer targets are no labels.
+        beside: trainable parameters that are not the model's but its loss's.
 
     Raises:
-        UsageError: a target belongs to no head of the model, or two to the same.
+        UsageError: the batch is none, or a target belongs to no head of the model, or two to the
+            same; parameters were added, removed or frozen since ``flat`` was built.
     """
 
     def __init__(
@@ -63,20 +90,28 @@ class BatchProblem(StepProblem):
         loss: Loss,
         generator: torch.Generator,
         passes: Passes | None = None,
+        ignore: Ignored = None,
+        beside: Sequence[nn.Parameter] = (),
     ) -> None:
+        check_batch(batch)
         self.model, self.batch = model, batch
         self.flat: FlatParameters = flat
         self.loss, self.generator = loss, generator
         self.passes = Passes() if passes is None else passes
         targets = _targets(batch, model)
-        self.labels = Labels({name: targets[name] for name in objectives if name in targets})
+        wanted = {name: targets[name] for name in objectives if name in targets}
+        self.labels = Labels(wanted, ignore)
         tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
         self.objectives = [objectives[k] for k in tasks]
         """The tasks that take part."""
         self._randomness = Randomness(flat.data.device)
-        self._first = True
+        self._joint = (
+            isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
+        )
         self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
-        self._statistics: list[tuple[Tensor, Tensor]] = []
+        self._buffers: Buffers | None = None
+        self._beside = list(beside)
+        self._beside_rows: list[tuple[Tensor | None, ...]] | None = None
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         flat.begin_step(tasks)
@@ -88,35 +123,79 @@ class BatchProblem(StepProblem):
     def forward(self, only: Sequence[str] | None = None) -> Forward:
         """One forward pass of every input group that a wanted objective needs."""
         wanted = self.objectives if only is None else list(only)
-        losses: list[Tensor] = []
-        order: list[str] = []
-        features: dict[str, list[Tensor]] = {}
-        opaque = False
+        parts: list[_Part] = []
         with self._one_function():
             for index, group in enumerate(self.batch):
                 names = [name for name in wanted if name in group.targets]
-                if not names:
-                    continue
-                self.passes.forward += 1
-                self._randomness.enter(index)
-                trunk = tree_map(_alias, self.model.shared(group.inputs))
-                opaque = opaque or not all(map(_plain, tree_leaves(trunk)))
-                before_head = partial(self._randomness.enter, index)
-                outputs = self.model.predict(trunk, names, before_head)
-                known = self.labels.pick_all(outputs, group.targets)
-                losses.append(self._losses(*known))
-                order += names
-                features |= dict.fromkeys(names, _differentiable(trunk))
-        found = torch.cat(losses) if len(losses) > 1 else losses[0]
+                if names:
+                    parts.append(self._part(index, group, names))
+        losses = torch.cat([part.losses for part in parts]) if len(parts) > 1 else parts[0].losses
+        order = [name for part in parts for name in part.names]
         if order != wanted:
-            found = found[[order.index(name) for name in wanted]]
-        return Forward(found, [features[name] for name in wanted], opaque)
+            losses = losses[[order.index(name) for name in wanted]]
+        if self._beside and self._beside_rows is None and losses.requires_grad:
+            self._beside_rows = [
+                torch.autograd.grad(loss, self._beside, retain_graph=True, allow_unused=True)
+                for loss in losses
+            ]
+        features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
+        return Forward(
+            losses,
+            [features[name] for name in wanted],
+            opaque=not all(_plain(leaf) for part in parts for leaf in tree_leaves(part.trunk)),
+            groups=len(parts),
+            separate=partial(self._separate, parts, wanted),
+        )
 
-    def _losses(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
-        """Losses (K',), in the order of ``predictions``."""
+    def _part(self, index: int, group: InputGroup, names: list[str]) -> _Part:
+        """The forward pass of one input group, for the objectives in ``names``."""
+        self.passes.forward += 1
+        self._randomness.enter(index)
+        trunk = tree_map(_alias, self.model.shared(group.inputs))
+        predictions, targets = self._outputs(index, trunk, names)
         if isinstance(self.loss, JointLoss):
-            return self.loss.together(predictions, targets)
-        return torch.stack([self.loss(name, p, targets[name]) for name, p in predictions.items()])
+            losses = check_losses(self.loss.together(predictions, targets), names)
+            apart = dict(zip(names, losses.unbind(), strict=True))
+        else:
+            apart = {name: self._loss(name, p, targets[name]) for name, p in predictions.items()}
+            losses = torch.stack(list(apart.values()))
+        joint = len(names) > 1 and self._joint
+        return _Part(index, trunk, names, losses, None if joint else apart)
+
+    def _outputs(
+        self, index: int, trunk: Any, names: list[str]
+    ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
+        """Predictions and targets of a group's examples that have a label."""
+        before_head = partial(self._randomness.enter, index)
+        predictions = self.model.predict(trunk, names, before_head)
+        return self.labels.pick_all(predictions, self.batch[index].targets)
+
+    def _loss(self, name: str, prediction: Any, target: Tensor) -> Tensor:
+        try:
+            loss = self.loss(name, prediction, target)
+        except TypeError as error:
+            check_takes_three(self.loss, error)
+            raise
+        return check_loss(loss, name)
+
+    def _separate(self, parts: Sequence[_Part], wanted: Sequence[str]) -> list[Tensor]:
+        """The losses of a forward pass, each with a graph through its own head alone.
+
+        What was computed for several heads at once is computed again from the trunk's output, head
+        by head: a backward pass through it would be one through all of them.
+        """
+        losses: dict[str, Tensor] = {}
+        for part in parts:
+            losses |= self._one_by_one(part) if part.apart is None else part.apart
+        return [losses[name] for name in wanted]
+
+    def _one_by_one(self, part: _Part) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = {}
+        with self._one_function():
+            for name in part.names:
+                predictions, targets = self._outputs(part.index, part.trunk, [name])
+                losses[name] = self._loss(name, predictions[name], targets[name])
+        return losses
 
     def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
         """Gradients at the present point.
@@ -174,19 +253,39 @@ class BatchProblem(StepProblem):
         return self.losses(only)
 
     def undo_statistics(self) -> None:
-        """Running statistics of normalisation as before the step, for a step that is skipped."""
-        for buffer, before in self._statistics:
-            buffer.copy_(before)
+        """Running statistics and other buffers as before the step, for one that is skipped."""
+        if self._buffers is not None:
+            self._buffers.restore()
+
+    def write_beside(self, weights: Tensor | None) -> list[Tensor]:
+        """Give the loss's own parameters their gradient, at the unperturbed point.
+
+        Args:
+            weights: (K,), of the tasks; None for a sum.
+
+        Returns:
+            The gradients.
+        """
+        rows = self._beside_rows or [(None,) * len(self._beside)]
+        factors = [1.0] * len(rows) if weights is None else weights.unbind()
+        written = []
+        for p, own in zip(self._beside, zip(*rows, strict=True), strict=True):
+            parts = [w * g for w, g in zip(factors, own, strict=True) if g is not None]
+            p.grad = torch.stack(parts).sum(0) if parts else None
+            written += [p.grad] if p.grad is not None else []
+        return written
 
     @contextmanager
     def _one_function(self) -> Iterator[None]:
-        if self._first:
-            self._first = False
-            self._statistics = [(b, b.clone()) for m in self._layers for b in m.buffers()]
+        torch.clear_autocast_cache()  # it holds casts of parameters that have moved since
+        if self._buffers is None:
+            self._buffers = Buffers(self.model)
             yield
+            self._buffers.settle()
             self._randomness.settle()
             return
-        with frozen_statistics(self._layers), self._randomness.replayed():
+        frozen = frozen_statistics(self._layers)
+        with frozen, self._buffers.replayed(), self._randomness.replayed():
             yield
 
 

@@ -1,13 +1,17 @@
-"""What a forward pass depends on besides the parameters: random numbers, modes, statistics."""
+"""What a forward pass depends on besides the parameters: random numbers, modes, buffers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+SMALL = 1 << 16
+"""Entries of a buffer that costs nothing to copy."""
 
 
 @contextmanager
@@ -73,6 +77,70 @@ def frozen_statistics(layers: Sequence[_NormBase]) -> Iterator[None]:
         for m, tracks, buffers in zip(training, tracked, statistics, strict=True):
             vars(m)["track_running_stats"] = tracks
             m._buffers.update(buffers)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A buffer and its numbers as they were before the step."""
+
+    module: nn.Module
+    name: str
+    buffer: Tensor
+    version: int
+    before: Tensor
+
+    @property
+    def moved(self) -> bool:
+        """Whether it is another one, or was written to. Kernels of normalisation write without a
+        note, so that a small buffer counts as moved rather than to wait for a comparison."""
+        now = self.module._buffers[self.name]
+        written = now is not self.buffer or self.buffer._version != self.version
+        return written or self.buffer.numel() <= SMALL
+
+    def restore(self) -> None:
+        self.module._buffers[self.name] = self.buffer
+        self.buffer.copy_(self.before)
+
+
+class Buffers:
+    """What a network's forward pass moves besides the statistics of normalisation: buffers of any
+    module (an iterate of spectral normalisation, running statistics of one's own).
+
+    Args:
+        model: before the step's first forward pass.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._kept = [
+            _Kept(module, name, b, b._version, b.clone())
+            for module in model.modules()
+            for name, b in module._buffers.items()
+            if b is not None
+        ]
+        self._moved: list[_Kept] = []
+
+    def settle(self) -> None:
+        """After the first forward pass: note what it moved."""
+        self._moved = [k for k in self._kept if not isinstance(k.module, _NormBase) and k.moved]
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Modules in training mode find their buffers as the first forward pass did; these are
+        copies, and what it left is there again afterwards."""
+        training = [k for k in self._moved if k.module.training]
+        left = [k.module._buffers[k.name] for k in training]
+        try:
+            for k in training:
+                k.module._buffers[k.name] = k.before.clone()
+            yield
+        finally:
+            for k, buffer in zip(training, left, strict=True):
+                k.module._buffers[k.name] = buffer
+
+    def restore(self) -> None:
+        """As before the first forward pass, for a step that is skipped."""
+        for kept in self._kept:
+            kept.restore()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import MultiTaskModel
@@ -76,7 +77,16 @@ class GradientRows:
         self._row_views = [views(row, layout.shared_params) for row in self._rows]
         pairs = zip(self._heads, layout.all_head_params, strict=True)
         self._head_views = [views(own, params) for own, params in pairs]
+        self._pointers = self._located()
         self.use(n_rows)
+
+    def _located(self) -> list[int]:
+        every = chain(*self._row_views, *self._head_views)
+        return [self.buffer.data_ptr(), *(view.data_ptr() for view in every)]
+
+    def intact(self) -> bool:
+        """Whether all views still are views: somebody may have changed them in place."""
+        return self._located() == self._pointers
 
     def use(self, n_rows: int) -> GradientRows:
         """Show the first ``n_rows`` rows, and the heads of the present step."""
@@ -89,14 +99,21 @@ class GradientRows:
         self.buffer.zero_()
         return self
 
+    def zero_absent_(self) -> None:
+        """No gradient for the heads that take no part in the step."""
+        for k in set(range(len(self._heads))).difference(self._layout.tasks):
+            self._heads[k].zero_()
+
     def bind(self, row: int = 0) -> None:
         """Let the parameters' ``grad`` be row ``row`` and the heads of this buffer."""
-        layout = self._layout
-        if layout.bound == (self, row):
+        layout, bound = self._layout, self._layout.bound
+        if bound == (self, row):
             return
         layout.bound = self, row
         for p, view in zip(layout.shared_params, self._row_views[row], strict=True):
             p.grad = view
+        if bound is not None and bound[0] is self:
+            return  # all rows have the same heads
         if len(layout.tasks) < len(layout.all_heads):
             for p in chain.from_iterable(layout.all_head_params):
                 p.grad = None
@@ -111,6 +128,8 @@ def views(vector: Tensor, params: Sequence[nn.Parameter]) -> list[Tensor]:
 
 
 def _check_uniform(params: Sequence[nn.Parameter]) -> None:
+    if any(isinstance(p, UninitializedParameter) for p in params):
+        raise UsageError("a lazy layer has no parameters yet: run the model once first")
     kinds = {(p.dtype, p.device) for p in params}
     if not kinds:
         raise UsageError("the model has no trainable parameter")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+import torch._functorch.config as compiler
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -23,6 +24,20 @@ from mtlbench.interfaces import (
     WeightingMethod,
     check_update,
 )
+
+NO_LABEL = "no task has a label"
+
+
+@contextmanager
+def retained_graphs() -> Iterator[None]:
+    """What is compiled within can go backward more than once: by default the compiler lets a
+    backward pass reuse the memory of what it has read."""
+    before = compiler.donated_buffer
+    compiler.donated_buffer = False
+    try:
+        yield
+    finally:
+        compiler.donated_buffer = before
 
 
 @dataclass(frozen=True)
@@ -74,8 +89,9 @@ def train_step(
             built = f"was built for {method.n_tasks} tasks"
             raise ContractError(f"{method.info.name} {built}, the step has {n_tasks}")
     if not tasks:
-        return StepReport(None, skipped="no task has a label")
+        return StepReport(None, skipped=NO_LABEL)
     with ExitStack() as stack:
+        stack.enter_context(retained_graphs())
         for method in methods:
             stack.enter_context(restricted(method, tasks))
         report = _restricted_step(problem, methods, wrapper, optimizer, scale, clip_norm)
@@ -110,7 +126,10 @@ def _restricted_step(
         skip(None, None, "")
         raise
     _write(flat, update, clip_norm)
-    if not torch.isfinite(flat.grad.buffer.sum()):
+    weighted = all(method.info.head_policy == "weighted" for method in methods)
+    weights = update.weights if weighted else None
+    beside = problem.write_beside(None if weights is None else scale * weights)
+    if not torch.isfinite(sum((g.sum() for g in beside), flat.grad.buffer.sum())):
         return skip(problem.first_losses, update.weights, "non-finite gradient")
     flat.grad.bind()
     optimizer.step()
@@ -124,6 +143,7 @@ def _restricted_step(
     for method in methods:
         method.after_step(evaluate)
     wrapper.after_step()
+    torch.clear_autocast_cache()  # the caller's autocast may hold casts of the old parameters
     return StepReport(problem.first_losses, update.weights)
 
 

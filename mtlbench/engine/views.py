@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -23,12 +24,28 @@ class NonFiniteError(ArithmeticError):
 
 @dataclass
 class Forward:
-    """Losses (K',) with their graph, and for each of them the trunk's output tensors."""
+    """A forward pass of K' objectives.
+
+    Args:
+        losses: (K',), with the graph of them all: for a backward pass through all heads at once.
+        features: for each of them the trunk's output tensors.
+        opaque: whether an output of the trunk hides its tensors (it is no tensor, sequence or
+            mapping).
+        groups: how many input groups there are, each with a graph of the trunk of its own.
+        separate: makes the same losses, each with a graph through its own head alone.
+    """
 
     losses: Tensor
     features: list[list[Tensor]]
     opaque: bool
-    """Whether an output of the trunk hides its tensors (it is no tensor, sequence or mapping)."""
+    groups: int
+    separate: Callable[[], Sequence[Tensor]]
+
+    @cached_property
+    def apart(self) -> Sequence[Tensor]:
+        """K' scalars: a backward pass of one runs through its own head, and through the trunk where
+        its own inputs went. One entry of ``losses`` would send zeros through all the others."""
+        return self.separate()
 
 
 class Source(Protocol):
@@ -43,9 +60,6 @@ class Source(Protocol):
     def forward(self, only: Sequence[str] | None = None) -> Forward:
         """A forward pass of these objectives, by default of all."""
 
-    def losses(self, only: Sequence[str] | None = None) -> Tensor:
-        """Their losses alone."""
-
 
 class PlainView(PointView):
     """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
@@ -56,6 +70,11 @@ class PlainView(PointView):
         self._problem, self._point, self._keep = problem, problem.flat.point, keep
         self._graph: Forward | None = problem.forward()
         self._opaque = self._graph.opaque
+        if not self._graph.losses.requires_grad:
+            raise UsageError(
+                "no loss has a gradient: a step must not run within torch.no_grad(), and losses "
+                "must not be detached"
+            )
         here = self._graph.losses.detach()
         if not torch.isfinite(here).all():
             raise NonFiniteError(_name_non_finite(problem.objectives, here))
@@ -78,12 +97,11 @@ class PlainView(PointView):
 
     def _dense(self) -> GradientRows:
         if self._rows is None:
-            K = self.n_tasks
-            rows, losses = self._problem.flat.rows(K), self._take_graph(keep=False).losses
-            for k in range(K):
+            rows = self._problem.flat.rows(self.n_tasks)
+            losses = self._take_graph(keep=False).apart
+            for k, loss in enumerate(losses):
                 rows.bind(k)
-                losses[k].backward(retain_graph=k < K - 1)
-            self._problem.passes.backward += K
+                backward(loss, self._problem.passes, keep=k < len(losses) - 1)
             self._rows, self._graph = rows, None
         return self._rows
 
@@ -96,8 +114,7 @@ class PlainView(PointView):
             self._one = self._problem.flat.rows(1)
         if self._in_one != k:
             self._one.zero_().bind()
-            self._take_graph(keep=True).losses[k].backward(retain_graph=True)
-            self._problem.passes.backward += 1
+            backward(self._take_graph(keep=True).apart[k], self._problem.passes, keep=True)
             self._in_one = k
         return self._one.rows[0], self._one.heads[k]
 
@@ -114,9 +131,7 @@ class PlainView(PointView):
             rows, heads = [], []
             for k, params in enumerate(flat.head_params):
                 features = graph.features[k]
-                grads = torch.autograd.grad(
-                    graph.losses[k], [*features, *params], retain_graph=True, materialize_grads=True
-                )
+                grads = _gradients(graph.apart[k], [*features, *params])
                 own = {id(t): g for t, g in zip(features, grads, strict=False)}
                 parts = [own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()]
                 rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
@@ -148,9 +163,8 @@ class PlainView(PointView):
             return product(w, self.jacobian(), self.head_grads(), heads)
         rows = flat.rows(1)
         rows.bind()
-        total = (w * self._take_graph(keep=False).losses).sum()
-        total.backward(retain_graph=self._keep)
-        self._problem.passes.backward += 1
+        graph = self._take_graph(keep=False)
+        backward((w * graph.losses).sum(), self._problem.passes, graph.groups, keep=self._keep)
         return Update(rows.rows[0], rows.heads, w)
 
     def _combine_at_representation(self, w: Tensor, heads: HeadPolicy) -> Update:
@@ -166,7 +180,7 @@ class PlainView(PointView):
             [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)],
             retain_graph=self._keep,
         )
-        self._problem.passes.backward += 1
+        self._problem.passes.backward += graph.groups
         return Update(rows.rows[0], scaled(own, w, heads), w)
 
 
@@ -188,22 +202,20 @@ class ShiftedView(GradientView):
         self._heads: Sequence[Tensor] | None = None
 
     @contextmanager
-    def _at(self, point: int) -> Iterator[Tensor]:
-        """Losses of the point's tasks there, with their graph."""
+    def _at(self, point: int) -> Iterator[Forward]:
+        """A forward pass of the point's tasks there."""
         problem = self._problem
         with problem.flat.shifted(*self._move(point)):
-            yield problem.losses([problem.objectives[k] for k in self._points[point]])
+            yield problem.forward([problem.objectives[k] for k in self._points[point]])
 
     def _differentiate(self, point: int, rows: GradientRows, row: int | None = None) -> None:
         """Add row k to ``rows.rows[k]``, or to ``row`` of them, and its head's gradient to
         ``rows.heads[k]``, for the point's tasks."""
         tasks = self._points[point]
-        with self._at(point) as losses:
-            for k, loss in zip(tasks, losses, strict=True):
+        with self._at(point) as graph:
+            for k, loss in zip(tasks, graph.apart, strict=True):
                 rows.bind(k if row is None else row)
-                if losses.requires_grad:
-                    loss.backward(retain_graph=k != tasks[-1])
-        self._problem.passes.backward += len(tasks)
+                backward(loss, self._problem.passes, keep=k != tasks[-1])
         if self._base is not None:
             for k in tasks:
                 rows.rows[k if row is None else row].sub_(self._base.row(k)[0])
@@ -258,12 +270,25 @@ class JointView(ShiftedView):
             return product(w, self.jacobian(), self.head_grads(), heads)
         rows = self._problem.flat.rows(1)
         for point, tasks in enumerate(self._points):
-            with self._at(point) as losses:
+            with self._at(point) as graph:
                 rows.bind()
-                if losses.requires_grad:
-                    (w[list(tasks)] * losses).sum().backward()
-            self._problem.passes.backward += 1
+                total = (w[list(tasks)] * graph.losses).sum()
+                backward(total, self._problem.passes, graph.groups)
         return Update(rows.rows[0], rows.heads, w)
+
+
+def backward(loss: Tensor, passes: Passes, groups: int = 1, *, keep: bool = False) -> None:
+    """One backward pass, counted as one through the trunk's graph of each input group; none where
+    the loss depends on no parameter."""
+    if loss.requires_grad:
+        loss.backward(retain_graph=keep)
+        passes.backward += groups
+
+
+def _gradients(loss: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor]:
+    if not loss.requires_grad:
+        return [torch.zeros_like(t) for t in of]
+    return torch.autograd.grad(loss, of, retain_graph=True, materialize_grads=True)
 
 
 def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:

@@ -6,7 +6,7 @@ with the gradient of loss k with respect to the shared parameters in row k, ``gr
 J^\top` (K, K).
 """
 
-from mtlbench.interfaces.batch import Batch, InputGroup, JointLoss, Loss
+from mtlbench.interfaces.batch import Batch, Ignore, Ignored, InputGroup, JointLoss, Loss
 from mtlbench.interfaces.gradients import (
     DenseView,
     GradientView,
@@ -33,6 +33,8 @@ __all__ = [
     "GradientView",
     "GramianPoint",
     "HeadPolicy",
+    "Ignore",
+    "Ignored",
     "InputGroup",
     "JointLoss",
     "Later",

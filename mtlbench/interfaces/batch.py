@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from mtlbench.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,8 @@ class InputGroup:
     """Inputs shared by the objectives in ``targets``.
 
     Args:
-        inputs: a Tensor, or any object with a ``to(device)`` method (a ``torch_geometric`` batch).
+        inputs: a Tensor, any object with a ``to(device)`` method (a ``torch_geometric`` batch), or
+            dicts, lists and tuples of such and of plain values.
         targets: objective name to target.
     """
 
@@ -24,14 +28,32 @@ class InputGroup:
     targets: Mapping[str, Tensor]
 
     def to(self, device: torch.device) -> InputGroup:
-        """The same group on ``device``."""
+        """The same group on ``device``.
+
+        Raises:
+            UsageError: an input cannot be moved.
+        """
         targets = {name: target.to(device) for name, target in self.targets.items()}
-        return InputGroup(self.inputs.to(device), targets)
+
+        def moved(leaf: Any) -> Any:
+            if hasattr(leaf, "to"):
+                return leaf.to(device)
+            if leaf is None or isinstance(leaf, bool | int | float | str):
+                return leaf
+            raise UsageError(f"inputs of type {type(leaf).__name__} have no method to(device)")
+
+        whole = hasattr(self.inputs, "to")
+        return InputGroup(moved(self.inputs) if whole else tree_map(moved, self.inputs), targets)
 
 
 Batch = Sequence[InputGroup]
 """One training batch: one group with K targets (single input), or K groups with one each
 (multi-input)."""
+Ignore = Literal["negative", "nothing"] | int | None
+"""Which integers of a target are no labels: every "negative" one, "nothing", or this number. None
+is "negative", with a warning where that looks like a mistake. NaN never is a label."""
+Ignored = Ignore | Mapping[str, Ignore]
+"""One rule for all objectives, or rules by objective."""
 Loss = Callable[[str, Any, Tensor], Tensor]
 """``loss(objective, prediction, target)`` returns a scalar."""
 

@@ -54,6 +54,9 @@ class MethodInfo:
         backwards: backward passes through the trunk a step, without a wrapper.
         extra_forwards: forward passes a step beyond the first.
         claims: what ``mtlbench check`` holds the method to, with its default options.
+        version: of the numbers that the method yields, part of what a run is: raise it with any
+            change of them. None is 1 for a built-in method; for any other it means that its source
+            tells runs apart.
         discontinuous: where the update jumps by the method's definition, and why; empty if it does
             not, and ``mtlbench check`` then holds the method to it.
     """
@@ -68,6 +71,7 @@ class MethodInfo:
     backwards: Literal["one", "per-task"] = "one"
     extra_forwards: int = 0
     claims: tuple[Claim, ...] = ()
+    version: int | None = None
     discontinuous: str = ""
 
     def passes(self, n_tasks: int) -> Passes:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mtlbench.errors import UsageError
+
 
 class MultiTaskModel(nn.Module):
     """Trunk and heads. Any architecture is a way to build the two: the trunk may return any
@@ -16,10 +18,19 @@ class MultiTaskModel(nn.Module):
     Args:
         shared: the trunk, called with an :class:`~mtlbench.interfaces.InputGroup`'s ``inputs``.
         heads: objective name to module, called with what the trunk returns.
+
+    Raises:
+        UsageError: a head's name is empty, has a dot, or is an attribute of ``nn.ModuleDict``.
     """
 
     def __init__(self, shared: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
+        for name in heads:
+            if not name or "." in name or hasattr(nn.ModuleDict(), name):
+                reason = "is what nn.ModuleDict calls something of its own"
+                if not name or "." in name:
+                    reason = "must neither be empty nor have a dot"
+                raise UsageError(f"a head cannot be called {name!r}: the name {reason}")
         self.shared = shared
         self.heads = nn.ModuleDict(heads)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.errors import UsageError
-from mtlbench.interfaces.batch import Batch, InputGroup
+from mtlbench.interfaces.batch import Batch, Ignored, InputGroup
 from mtlbench.interfaces.models import MultiTaskModel
 from mtlbench.interfaces.options import Checked
 from mtlbench.interfaces.recipes import Recipe
@@ -87,6 +87,7 @@ class TaskInfo:
         licence: of the data.
         source: how to get the real data.
         instead: what is read without a data folder; a stand-in is called one.
+        version: as a method's, of what the protocols' versions do not tell apart.
     """
 
     name: str
@@ -99,6 +100,7 @@ class TaskInfo:
     licence: str
     source: str
     instead: str = ""
+    version: int | None = None
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,8 @@ class Task(Checked, ABC):
     """Names the data in every row, e.g. ``"MNIST, 5,000 embedded images"``."""
     stand_in: bool = False
     """Whether the data only stands in for the data set that the task is named after."""
+    ignore: ClassVar[Ignored] = None
+    """Which integers of the targets are no labels, for all objectives or by objective."""
     recipe: ClassVar[Recipe | None] = None
     """How stand-in data is generated, for ``mtlbench data make``; None if none is."""
 

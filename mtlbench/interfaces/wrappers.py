@@ -19,13 +19,15 @@ from mtlbench.interfaces.problem import StepProblem
 
 @dataclass(frozen=True)
 class SharpnessInfo:
-    """What a wrapper declares about itself; ``identity`` marks the one that changes nothing."""
+    """What a wrapper declares about itself; ``identity`` marks the one that changes nothing,
+    ``version`` is as a method's."""
 
     name: str
     title: str
     year: int = 0
     arxiv: str = ""
     identity: bool = False
+    version: int | None = None
 
 
 PlainStep = Callable[

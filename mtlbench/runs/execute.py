@@ -3,51 +3,114 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import torch
+
 from mtlbench.engine.randomness import seeded
-from mtlbench.errors import DivergedError
+from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
 from mtlbench.registry import SHARPNESS, Spec
+from mtlbench.runs.curves import Curves
+from mtlbench.runs.events import Event, StoppedError, Watch, unwatched
 from mtlbench.runs.provenance import Provenance, commit, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
-from mtlbench.runs.spec import Run, command
+from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
-from mtlbench.training.checkpoint import keep_model, read_checkpoint, write_state
+from mtlbench.training.checkpoint import Checkpoints, keep_model
+from mtlbench.training.history import Phase
 from mtlbench.training.trainer import Trainer
+from mtlbench.training.verdict import check_metrics, check_skips, origin
+
+
+@dataclass(frozen=True)
+class Watching:
+    """What is told of a run, and kept of it, while it goes on.
+
+    Args:
+        watch: hears of its events, and may stop it.
+        checkpoint_seconds: least time between two checkpoints; there is one at most an epoch.
+        logs: where its learning curves go besides a CSV file, of :data:`.curves.LOGS`.
+    """
+
+    watch: Watch = unwatched
+    checkpoint_seconds: float = 60.0
+    logs: tuple[str, ...] = ()
+
+
+UNWATCHED = Watching()
 
 
 def execute(
-    run: Run, store: Store, on_epoch: Callable[[], None] = lambda: None, *, threads: int = 1
+    run: Run, store: Store, watching: Watching = UNWATCHED, *, threads: int = 1
 ) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
-    A run that diverges or fails ends as a record that says so. Only an interrupt gets out.
+    A run that diverges or fails ends as a record that says so, but for a finished one that was to
+    be made again. Only an interrupt and a full disk get out.
 
     Args:
         run: what to do.
         store: where records and checkpoints go.
-        on_epoch: called after every epoch.
-        threads: torch threads that it computes with; numbers depend on them in their last digits.
+        watching: what is told and kept meanwhile.
+        threads: of torch, which numbers depend on; restored afterwards.
+
+    Raises:
+        StoppedError: whoever watches stopped it, and its checkpoint is written.
     """
     started = datetime.now(UTC).isoformat(timespec="seconds")
     memory = PeakMemory(run.device)
-    try:
-        with torch_threads(threads):
-            outcome = _train(run, store, on_epoch)
-    except DivergedError as error:
-        record = failure(run, "diverged", str(error), started, threads)
-    except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-        record = failure(run, "failed", f"{type(error).__name__}: {error}", started, threads)
-    else:
-        outcome["peak_memory_mb"] = memory.megabytes()
-        record = _record(run, "ok", "", started, threads, **outcome)
+    curves = Curves(store.curves_path(run.identity), watching.logs)
+    with torch_threads(threads):
+        try:
+            outcome = _train(run, store, watching, curves)
+        except StoppedError:
+            raise
+        except DivergedError as error:
+            record = failure(run, "diverged", str(error), started, threads)
+        except Exception as error:  # whatever a run dies of is its result; the sweep goes on
+            record = failure(run, "failed", _reason(error), started, threads)
+        else:
+            outcome["peak_memory_mb"] = memory.megabytes()
+            record = _record(run, "ok", "", started, threads, **outcome)
     store.write(record)
+    curves.end()
     if record.status != "failed":  # what killed it may be mended, and the run go on from there
-        _checkpoint(run, store).unlink(missing_ok=True)
+        store.checkpoint_path(run.identity).unlink(missing_ok=True)
     return record
+
+
+def make(spec: RunSpec, digest: str, store: Store, watching: Watching, threads: int) -> str:
+    """Execute a request in a worker's process, unless it has become another run meanwhile.
+
+    Args:
+        spec: the request.
+        digest: of the run that it was when it was claimed.
+        store: where records and checkpoints go.
+        watching: what is told and kept meanwhile.
+        threads: of torch.
+
+    Returns:
+        Why there is no record; empty if there is one.
+    """
+    try:
+        run = prepare(spec)
+        if run.identity.digest != digest:  # what this process has imported may be either
+            return "its code or data changed while it waited for its turn"
+        record = execute(run, store, watching, threads=threads)
+    except UsageError as error:
+        return str(error)
+    kept = store.status(run.identity) == record.status  # a finished record stays as it is
+    return "" if kept else record.reason
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory: {str(error).partition(chr(10))[0]}"
+    return f"{type(error).__name__}: {error}"
 
 
 def failure(run: Run, status: Status, reason: str, started: str, threads: int) -> RunRecord:
@@ -55,12 +118,12 @@ def failure(run: Run, status: Status, reason: str, started: str, threads: int) -
     return _record(run, status, reason, started, threads)
 
 
-def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, Any]:
-    """Train every phase, from the checkpoint if there is one, and keep one after every epoch."""
-    path = _checkpoint(run, store)
-    saved = read_checkpoint(path, run.device)
+def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
+    """Train every phase, from the checkpoint if there is one."""
+    checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
+    saved = checkpoints.read(run.device)
     done: list[dict[str, Any]] = saved.get("done", [])
-    for objectives in run.phases[len(done) :]:
+    for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
         with seeded(run.spec.seed):
             trainer = Trainer(
                 run.task,
@@ -74,27 +137,51 @@ def _train(run: Run, store: Store, on_epoch: Callable[[], None]) -> dict[str, An
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))
+            curves.begin(number, objectives, trainer.history)
 
-            def keep(trainer: Trainer = trainer) -> None:
-                state = {"done": done, "trainer": trainer.state_dict()}
-                write_state(state, path)
-                on_epoch()
+            def state(trainer: Trainer = trainer) -> dict[str, Any]:
+                return {"done": done, "trainer": trainer.state_dict()}
 
-            phase = trainer.fit(keep).model_dump()
+            def keep(
+                trainer: Trainer = trainer, before: int = number * run.identity.epochs
+            ) -> None:
+                check_skips(trainer)
+                latest, epochs = trainer.history[-1], len(trainer.history)
+                curves.add(epochs - 1, latest)
+                written = checkpoints.offer(state)
+                loss = fmean(latest.train_losses.values())
+                try:
+                    watching.watch(Event("epoch", before + epochs, loss))
+                except StoppedError:
+                    if not written:
+                        checkpoints.write(state())
+                    raise
+
+            phase = _fit(trainer, keep, lambda: watching.watch(Event("step"))).model_dump()
         if run.keeps_model:
             keep_model(trainer.model, store.model_path(run.identity))
         done.append(
-            {"phase": phase, "step_ms": trainer.step_ms, "train_seconds": trainer.train_seconds}
+            {
+                "phase": phase,
+                "step_ms": trainer.step_ms,
+                "train_seconds": trainer.train_seconds,
+                "evaluation_seconds": trainer.evaluation_seconds,
+            }
         )
-    return {
-        "phases": [each["phase"] for each in done],
-        "step_ms": sum(each["step_ms"] for each in done),
-        "train_seconds": sum(each["train_seconds"] for each in done),
+    summed = ("step_ms", "train_seconds", "evaluation_seconds")
+    return {"phases": [each["phase"] for each in done]} | {
+        name: sum(each[name] for each in done) for name in summed
     }
 
 
-def _checkpoint(run: Run, store: Store) -> Path:
-    return store.folder / "checkpoints" / f"{run.identity.stem}.pt"
+def _fit(trainer: Trainer, keep: Callable[[], None], begun: Callable[[], None]) -> Phase:
+    """Train, and judge what came out; where the data make a training diverge, this is said."""
+    try:
+        phase = trainer.fit(keep, begun)
+    except DivergedError as error:
+        raise DivergedError(f"{error}{origin(trainer.task, 'train', trainer.objectives)}") from None
+    check_metrics(trainer, phase)
+    return phase
 
 
 def _record(

@@ -17,6 +17,21 @@ class Weights(Record):
     sha256: str
 
 
+class Code(Record):
+    """Which code a class is that is not a built-in one of version 1."""
+
+    origin: str = ""
+    """``module:Class``; empty for a built-in class."""
+    version: int | None = None
+    """What the class declares."""
+    sha256: str = ""
+    """Of its source, where it declares no version."""
+
+    def __str__(self) -> str:
+        mark = f"v{self.version}" if self.version is not None else self.sha256[:8]
+        return f"{self.origin}@{mark}" if self.origin else mark
+
+
 class RunIdentity(Record):
     """Everything that decides a run's numbers; two runs with the same identity are the same run."""
 
@@ -36,6 +51,11 @@ class RunIdentity(Record):
     device_class: str
     weights: Weights | None = None
     """Of the trunk, where they are not random."""
+    data_sha256: str = ""
+    """Of the folder's content, where the data come from one."""
+    task_code: Code | None = None
+    method_code: Code | None = None
+    sharpness_code: Code | None = None
 
     @property
     def digest(self) -> str:
@@ -43,8 +63,27 @@ class RunIdentity(Record):
 
         A field at its default counts for nothing: it was added after runs had been recorded.
         """
-        text = json.dumps(self.model_dump(exclude_defaults=True), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def data_label(self) -> str:
+        """The data, and what tells them from others that call themselves the same."""
+        label = self.data_source
+        if self.data_sha256:
+            label += f", content {self.data_sha256[:8]}"
+        return label if self.task_code is None else f"{label}, task {self.task_code}"
+
+    @property
+    def method_label(self) -> str:
+        """The method, and where it is from if that is not here."""
+        return self.method if self.method_code is None else f"{self.method} {self.method_code}"
+
+    @property
+    def sharpness_label(self) -> str:
+        """The wrapper, and where it is from if that is not here."""
+        code = self.sharpness_code
+        return self.sharpness if code is None else f"{self.sharpness} {code}"
 
     @property
     def stem(self) -> str:

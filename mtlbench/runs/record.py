@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from mtlbench.errors import UsageError
 from mtlbench.runs.identity import RunIdentity
@@ -13,6 +15,12 @@ from mtlbench.runs.provenance import Provenance
 from mtlbench.training.history import Number, Phase, Record
 
 Status = Literal["ok", "diverged", "failed"]
+
+VERSION = 1
+"""Of the schema."""
+_STATUS = TypeAdapter[Status](Status)
+_HEAD, _END = 16384, b"}\n"
+"""Bytes that the fields before the phases fit into, and what a record ends with."""
 
 
 class Metric(Record):
@@ -22,6 +30,10 @@ class Metric(Record):
     objective: str
     unit: str
     higher_is_better: bool
+
+
+class NewerError(UsageError):
+    """A record of a schema that a later mtlbench wrote: nothing is the matter with it."""
 
 
 class RunRecord(Record):
@@ -41,6 +53,7 @@ class RunRecord(Record):
     step_ms: Number | None = None
     """Median time of a step, device synchronised, without data loading; summed over phases."""
     train_seconds: Number | None = None
+    evaluation_seconds: Number | None = None
     peak_memory_mb: Number | None = None
     provenance: Provenance
 
@@ -58,9 +71,62 @@ def read_record(path: Path) -> RunRecord:
     """One record.
 
     Raises:
-        UsageError: the file is no record, or of another schema version.
+        UsageError: the file cannot be read, is no record, or is of another schema version; what is
+            the matter in one line. A :class:`NewerError` if its schema is a newer one.
     """
     try:
-        return RunRecord.model_validate_json(path.read_text())
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not a run record of schema version 1: {error}") from error
+        text = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return RunRecord.model_validate_json(text)
+    except ValidationError as error:
+        newer = (_schema_version(text) or 0) > VERSION
+        kind = NewerError if newer else UsageError
+        raise kind(f"{path} {_matter(text, error)}") from error
+
+
+def read_status(path: Path) -> Status:
+    """The status of a record, of which only the beginning and the end are read.
+
+    Raises:
+        UsageError: as :func:`read_record`, as far as the two say so.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        file.seek(max(len(head), file.seek(0, os.SEEK_END) - len(_END)))
+        tail = head[-len(_END) :] + file.read()
+    try:
+        found = from_json(head, allow_partial=True)
+        if tail.endswith(_END) and found["schema_version"] == VERSION and "phases" in found:
+            return _STATUS.validate_python(found["status"])
+    except (ValueError, TypeError, KeyError):
+        pass
+    return read_record(path).status  # written by others, or not whole
+
+
+def _matter(text: bytes, error: ValidationError) -> str:
+    """What is wrong with a file that is no record."""
+    first, *more = error.errors()
+    if not text.strip():
+        return "is empty"
+    if first["type"] == "json_invalid":
+        said = first["msg"].removeprefix("Invalid JSON: ")
+        return f"is not a run record: cut off, or no JSON ({said})"
+    version = _schema_version(text)
+    if version is None:
+        return "is not a run record"
+    if version != VERSION:
+        return f"is of schema version {version}; this mtlbench reads version {VERSION}"
+    where = ".".join(map(str, first["loc"]))
+    return f"is not a run record: {where}: {first['msg']}" + f" ({len(more)} more)" * bool(more)
+
+
+def _schema_version(text: bytes) -> int | None:
+    """What a file says of itself; None if it does not."""
+    try:
+        found = from_json(text)
+    except ValueError:
+        return None
+    version = found.get("schema_version") if isinstance(found, dict) else None
+    return version if isinstance(version, int) else None

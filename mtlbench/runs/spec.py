@@ -18,6 +18,8 @@ from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
 from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, identifying
+from mtlbench.runs.code import code_of
+from mtlbench.runs.content import content_of
 from mtlbench.runs.identity import RunIdentity, Weights
 from mtlbench.training.stepper import build_pair
 from mtlbench.training.weights import load_trunk
@@ -93,7 +95,7 @@ def prepare(spec: RunSpec) -> Run:
             that do not fit.
         DataError: the data folder is missing, incomplete or corrupt.
     """
-    task, task_options = _task(spec.task, spec.protocol, spec.data, spec.epochs)
+    task, task_options, content = _task(spec.task, spec.protocol, spec.data, spec.epochs)
     protocol = task.protocol
     architecture = spec.architecture or protocol.arch
     if architecture not in task.info.architectures:
@@ -103,10 +105,10 @@ def prepare(spec: RunSpec) -> Run:
         )
     if not 0 <= spec.seed < 2**64:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
-    method, sharpness = Spec.parse(spec.method), Spec.parse(spec.sharpness or SHARPNESS.default)
-    method_class, method_options = METHODS.resolve(method)
-    sharpness_class, sharpness_options = SHARPNESS.resolve(sharpness)
-    build_pair(method, sharpness, len(task.info.objectives))
+    method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
+    wrapper = spec.sharpness or SHARPNESS.default
+    sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
+    _check_pair(spec.method, wrapper, len(task.info.objectives))
     device = pick_device(spec.device)
     identity = RunIdentity(
         task=task.info.name,
@@ -124,17 +126,29 @@ def prepare(spec: RunSpec) -> Run:
         seed=spec.seed,
         device_class=device.type,
         weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
+        data_sha256=content,
+        task_code=code_of(type(task)),
+        method_code=code_of(method_class),
+        sharpness_code=code_of(sharpness_class),
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
 
 
 @cache
+def _check_pair(method: str, sharpness: str, n_tasks: int) -> None:
+    """Refuse a method and a wrapper that do not go together."""
+    build_pair(Spec.parse(method), Spec.parse(sharpness), n_tasks)
+
+
+@cache
 def _task(
     text: str, protocol_name: str | None, data: Path | None, epochs: int | None
-) -> tuple[Task, dict[str, Any]]:
-    """The benchmark; built once for all runs on it."""
-    return build_task(Spec.parse(text), protocol_name, data, epochs)
+) -> tuple[Task, dict[str, Any], str]:
+    """The benchmark, its options, and the hash of its data; made once for all runs on it."""
+    task, options = build_task(Spec.parse(text), protocol_name, data, epochs)
+    named = [path for path in options.values() if isinstance(path, Path) and path.exists()]
+    return task, options, content_of(named if data is None else [data, *named])
 
 
 def build_task(

@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
-from mtlbench.files import write_atomically
+from mtlbench.errors import UsageError
+from mtlbench.files import temporary_prefix, write_atomically
 from mtlbench.runs.identity import RunIdentity
-from mtlbench.runs.record import RunRecord, read_record
+from mtlbench.runs.record import NewerError, RunRecord, Status, read_record, read_status
+
+CORRUPT = ".corrupt"
+"""What is added to the name of a file that is no record and lies where one belongs."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A JSON file in a folder of records that is left out.
+
+    Args:
+        path: the file.
+        reason: what is the matter with it, in one line.
+    """
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.reason}"
 
 
 class Store:
@@ -28,17 +54,140 @@ class Store:
         """File of the weights that the run with this identity selected, if they were kept."""
         return self.folder / "models" / f"{identity.stem}.pt"
 
+    def checkpoint_path(self, identity: RunIdentity) -> Path:
+        """File that the run with this identity goes on from, while it is not finished."""
+        return self.folder / "checkpoints" / f"{identity.stem}.pt"
+
+    def curves_path(self, identity: RunIdentity) -> Path:
+        """File of a run's learning curves, while it goes on."""
+        return self.folder / "curves" / f"{identity.stem}.csv"
+
+    def others(self, identity: RunIdentity) -> list[Path]:
+        """Records of the same words, of another version of what they mean."""
+        words = identity.stem.removesuffix(identity.digest)
+        found = sorted(self.folder.glob(f"{escape(words)}*.json"))
+        return [path for path in found if path != self.path(identity)]
+
+    def claim_path(self, identity: RunIdentity) -> Path:
+        """File that is there while somebody makes the run with this identity."""
+        return self.folder / f".{identity.stem}.claim"
+
     def write(self, record: RunRecord) -> Path:
-        """Write a record whole."""
+        """Write a record whole. What a finished run left behind is replaced by no less.
+
+        Raises:
+            UsageError: the disk is full.
+        """
         path = self.path(record.identity)
+        if record.status != "ok" and self.status(record.identity) == "ok":
+            return path
         text = record.model_dump_json() + "\n"
         write_atomically(path, lambda temporary: temporary.write_text(text))
         return path
 
     def read(self, identity: RunIdentity) -> RunRecord | None:
-        """The record with this identity, if there is one."""
+        """The record with this identity, if there is one.
+
+        Raises:
+            UsageError: there is something else in its place.
+        """
         path = self.path(identity)
         return read_record(path) if path.exists() else None
 
+    def status(self, identity: RunIdentity) -> Status | None:
+        """How the run with this identity ended, if it did.
+
+        A file in its place that is no record is kept under another name, and named; nothing is
+        averaged with it or written over it.
+
+        Raises:
+            NewerError: a later mtlbench made the folder.
+        """
+        path = self.path(identity)
+        try:
+            return read_status(path)
+        except FileNotFoundError:
+            return None
+        except NewerError:
+            raise
+        except UsageError as error:
+            with suppress(FileNotFoundError):  # another process was as quick
+                logger.warning("%s; kept as %s", error, _set_aside(path).name)
+            return None
+
+    def stamp(self, identity: RunIdentity) -> tuple[int, int, int] | None:
+        """Tells whether a record has been written since; None if there is none."""
+        try:
+            stat = self.path(identity).stat()
+        except FileNotFoundError:
+            return None
+        return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+    def tidy(self, identity: RunIdentity) -> None:
+        """Remove what a run that was killed has begun to write. Only for who has claimed it."""
+        for path in (
+            self.path(identity),
+            self.model_path(identity),
+            self.checkpoint_path(identity),
+        ):
+            if path.parent.is_dir():
+                for begun in path.parent.iterdir():
+                    if begun.name.startswith(temporary_prefix(path)):
+                        begun.unlink(missing_ok=True)
+
+    def remove_empty_folders(self) -> None:
+        """Remove the folders of what is there only while runs go on, once they are empty."""
+        for name in ("checkpoints", "curves"):
+            with suppress(OSError):  # it is not there, or not empty
+                (self.folder / name).rmdir()
+
+    def found(self) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
+        """Every record by its file, and every other JSON file, in order of their paths.
+
+        Of records of the same run the one under the run's own name is kept, or the first.
+        """
+        by_digest: dict[str, tuple[Path, RunRecord]] = {}
+        faults = []
+        for path in sorted(self.folder.rglob("*.json")):
+            if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
+                faults.append(Unreadable(path, "is hidden"))
+                continue
+            try:
+                record = read_record(path)
+            except UsageError as error:
+                faults.append(Unreadable(path, str(error).removeprefix(f"{path} ")))
+                continue
+            digest = record.identity.digest
+            if digest not in by_digest:
+                by_digest[digest] = path, record
+                continue
+            other, earlier = by_digest[digest]
+            if path.stem == record.identity.stem != other.stem:
+                by_digest[digest], path, other = (path, record), other, path
+            same = "is a copy of" if record == earlier else "is of the same run as"
+            faults.append(Unreadable(path, f"{same} {other}, and left out"))
+        return dict(sorted(by_digest.values(), key=lambda each: each[0])), sorted(
+            faults, key=lambda fault: fault.path
+        )
+
+    def read_all(self) -> tuple[list[RunRecord], list[Unreadable]]:
+        """:meth:`found`, without the records' files."""
+        found, faults = self.found()
+        return list(found.values()), faults
+
     def __iter__(self) -> Iterator[RunRecord]:
-        return iter([read_record(path) for path in sorted(self.folder.rglob("*.json"))])
+        """The records; what else there is is named in the log."""
+        records, faults = self.read_all()
+        for fault in faults:
+            logger.warning("%s", fault)
+        return iter(records)
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a file to a name that is not taken."""
+    n = 0
+    while True:
+        aside = path.with_name(f"{path.name}{CORRUPT}{n or ''}")
+        if not aside.exists():
+            return path.replace(aside)
+        n += 1

@@ -1,30 +1,32 @@
-"""Many runs, each in a process of its own: a crash is a record, an interrupt loses at most an
-epoch."""
+"""Many runs: what is left of them, who is at them, and what became of them.
+
+Several sweeps may share a folder, from several machines too: each claims what it makes, and waits
+for what the others make.
+"""
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from itertools import product
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from mtlbench.processes import INTERRUPTED, TERMINATED, end_with_parent, stop
 from mtlbench.registry import METHODS, SHARPNESS, Spec
-from mtlbench.runs.execute import execute, failure
+from mtlbench.runs.backends import Backend, Job
+from mtlbench.runs.claims import Claim, acquire, holder
+from mtlbench.runs.events import Event
+from mtlbench.runs.execute import failure
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
 from mtlbench.runs.store import Store
-from mtlbench.runs.workers import context
 
-DONE = ("ok", "diverged")
-"""Statuses that are not run again; a failed run is."""
+logger = logging.getLogger(__name__)
+
+DONE = ("ok", "diverged", "failed")
+"""Statuses that are not run again unless that is asked for."""
 
 
 def grid(
@@ -47,95 +49,172 @@ def grid(
         alone = METHODS.get(Spec.parse(method).name).info.role == "reference"
         chosen = SHARPNESS.default if alone else wrapper
         wanted.append(replace(base, method=method, sharpness=chosen, seed=seed))
-    runs = {run.identity.digest: run for run in map(prepare, dict.fromkeys(wanted))}
+    return checked(wanted)
+
+
+def checked(requests: Iterable[RunSpec]) -> list[Run]:
+    """Requests as runs, each once."""
+    runs = {run.identity.digest: run for run in map(prepare, dict.fromkeys(requests))}
     return list(runs.values())
 
 
-def unfinished(runs: Iterable[Run], store: Store) -> list[Run]:
-    """Those that have no record yet, a failed one, or one without the model that is wanted."""
-    kept = []
-    for run in runs:
+# ------------------------------------------------------------------------------------ what is left
+@dataclass(frozen=True)
+class State:
+    """How it stands with a run.
+
+    Args:
+        kind: "done"; "failed" (or diverged); "stale": there is a record of what the same words
+            meant before a method, data or a protocol changed; "claimed": somebody is at it;
+            "missing".
+        detail: the reason, or who is at it.
+    """
+
+    run: Run
+    kind: Literal["done", "failed", "stale", "claimed", "missing"]
+    detail: str = ""
+
+
+def state(run: Run, store: Store) -> State:
+    """How it stands with a run in a store.
+
+    Raises:
+        UsageError: a later mtlbench made the folder.
+    """
+    status = store.status(run.identity)
+    if status == "ok":
+        missing = run.keeps_model and not store.model_path(run.identity).exists()
+        return State(run, "missing", "its model is wanted") if missing else State(run, "done")
+    who = holder(store.claim_path(run.identity))
+    if who is not None:
+        return State(run, "claimed", str(who))
+    if status is not None:
         record = store.read(run.identity)
-        if record is None or record.status not in DONE or _lacks_model(run, record, store):
-            kept.append(run)
-    return kept
+        return State(run, "failed", "" if record is None else f"{status}: {record.reason}")
+    older = store.others(run.identity)
+    if older:
+        return State(run, "stale", f"{older[0].name} is of another version")
+    return State(run, "missing")
 
 
-def _lacks_model(run: Run, record: RunRecord, store: Store) -> bool:
-    kept = store.model_path(run.identity)
-    return run.keeps_model and record.status == "ok" and not kept.exists()
+def unfinished(runs: Iterable[Run], store: Store, *, retry: bool = False) -> list[Run]:
+    """Those that have no record yet, or lack the model that is wanted; with ``retry`` also those
+    that failed or diverged."""
+    left = ("missing", "stale", "claimed", *(("failed",) if retry else ()))
+    return [run for run in runs if state(run, store).kind in left]
+
+
+# ------------------------------------------------------------------------------------ doing it
+OnRecord = Callable[[Run, RunRecord], None]
+
+
+class Remaining:
+    """The queue of a sweep: runs are claimed as they are taken.
+
+    A run that another sweep has claimed waits; once its record is there it counts as done.
+
+    Args:
+        runs: that are left.
+        store: where records appear.
+        on_record: called with each record, also with those that others made.
+        threads: torch threads of each run.
+    """
+
+    def __init__(
+        self, runs: Iterable[Run], store: Store, on_record: OnRecord, threads: int
+    ) -> None:
+        self._waiting, self._store, self._on_record = list(runs), store, on_record
+        self._threads = threads
+        self._before = {run.identity.digest: store.stamp(run.identity) for run in self._waiting}
+        self._claims: dict[str, Claim] = {}
+        self._told: set[str] = set()
+
+    def take(self) -> Run | None:
+        """The first run that nobody else makes or has made; None if there is none for now."""
+        for run in list(self._waiting):
+            path = self._store.claim_path(run.identity)
+            claim = acquire(path)
+            if claim is None:
+                self._tell(run, path)
+                continue
+            self._waiting.remove(run)
+            record = self._made(run)
+            if record is None:
+                self._store.tidy(run.identity)
+                self._claims[run.identity.digest] = claim
+                return run
+            claim.release()
+            self._on_record(run, record)
+        return None
+
+    def empty(self) -> bool:
+        """Whether no run is left."""
+        return not self._waiting
+
+    def ended(self, run: Run, death: str = "") -> None:
+        """Hear of the end of a run that was taken: its record is there, it was stopped, or there
+        is none because of ``death``, which then is its record."""
+        try:
+            record = self._made(run)
+            if record is None and death:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                record = failure(run, "failed", death, now, self._threads)
+                self._store.write(record)
+            if record is not None:
+                self._store.curves_path(run.identity).unlink(missing_ok=True)
+                self._on_record(run, record)
+        finally:
+            self._claims.pop(run.identity.digest).release()
+
+    def release(self) -> None:
+        """Give back what was taken and has not ended."""
+        while self._claims:
+            self._claims.popitem()[1].release()
+
+    def _made(self, run: Run) -> RunRecord | None:
+        """The record of a run that has been made since this sweep began."""
+        if self._store.stamp(run.identity) == self._before[run.identity.digest]:
+            return None
+        return None if self._store.status(run.identity) is None else self._store.read(run.identity)
+
+    def _tell(self, run: Run, path: Path) -> None:
+        if run.identity.digest not in self._told:
+            self._told.add(run.identity.digest)
+            logger.info("%s is left to %s", run.identity.stem, holder(path) or "another sweep")
 
 
 def sweep(
     runs: Sequence[Run],
-    folder: Path,
+    store: Store,
+    backend: Backend,
     *,
-    jobs: int,
-    threads: int,
-    on_epoch: Callable[[Run], None] = lambda run: None,
-    on_record: Callable[[Run, RunRecord], None] = lambda run, record: None,
+    threads: int = 1,
+    checkpoint_seconds: float = 60.0,
+    logs: Sequence[str] = (),
+    watch: Callable[[Run, Event], None] = lambda run, event: None,
+    on_record: OnRecord = lambda run, record: None,
 ) -> None:
-    """Execute runs, ``jobs`` at a time.
+    """Execute runs.
 
     Args:
         runs: what to do.
-        folder: where records and checkpoints go.
-        jobs: processes at a time.
+        store: where records and checkpoints go.
+        backend: where they are executed.
         threads: torch threads of each.
-        on_epoch: called after each epoch of a run.
+        checkpoint_seconds: least time between two checkpoints of a run.
+        logs: where learning curves go besides CSV files.
+        watch: hears of events of runs.
         on_record: called with each finished run.
     """
-    store, processes = Store(folder), context({m for run in runs for m in run.modules})
-    waiting = deque(runs)
-    active: dict[Connection, tuple[Run, BaseProcess]] = {}
+
+    def heard(run: Run, event: Event) -> None:
+        if event.kind == "step":
+            logger.debug("%s: first step", run.identity.stem)
+        watch(run, event)
+
+    queue = Remaining(runs, store, on_record, threads)
     try:
-        while waiting or active:
-            while waiting and len(active) < jobs:
-                run = waiting.popleft()
-                receiver, sender = processes.Pipe(duplex=False)
-                process = processes.Process(  # type: ignore[attr-defined]
-                    target=_child, args=(run.spec, folder, threads, sender), daemon=True
-                )
-                process.start()
-                sender.close()
-                active[receiver] = run, process
-            for ready in wait(list(active)):
-                assert isinstance(ready, Connection)
-                run, process = active[ready]
-                try:
-                    ready.recv()
-                    on_epoch(run)
-                except EOFError:
-                    del active[ready]
-                    ready.close()
-                    process.join()
-                    on_record(run, _result(run, store, process, threads))
+        backend.work(Job(queue, store, heard, threads, checkpoint_seconds, tuple(logs)))
     finally:
-        stop(process for _, process in active.values())
-
-
-def _child(spec: RunSpec, folder: Path, threads: int, progress: Connection) -> None:
-    end_with_parent()
-    torch.set_num_threads(threads)  # also for what comes before the run itself
-    try:
-        execute(prepare(spec), Store(folder), partial(_tell, progress), threads=threads)
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-
-
-def _tell(progress: Connection) -> None:
-    try:
-        progress.send(None)
-    except OSError:  # the sweep is gone, and the run is not at its end
-        raise SystemExit(TERMINATED) from None
-
-
-def _result(run: Run, store: Store, process: BaseProcess, threads: int) -> RunRecord:
-    """What the process wrote; a record of its death if that is older than the run, or not there."""
-    record = store.read(run.identity) if process.exitcode == 0 else None
-    if record is None:
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        reason = f"the run's process ended with exit code {process.exitcode}"
-        record = failure(run, "failed", reason, now, threads)
-        store.write(record)
-    return record
+        queue.release()
+        store.remove_empty_folders()

@@ -36,9 +36,9 @@ from mtlbench.testing.findings import (
     require,
     same,
 )
-from mtlbench.testing.networks import batch, infinite, squared, without_gradient
+from mtlbench.testing.networks import TRUNK, batch, infinite, squared, without_gradient
 from mtlbench.testing.partial import partial_labels
-from mtlbench.testing.steps import DTYPES, EPOCH, devices, difference, resumed, snapshot
+from mtlbench.testing.steps import DTYPES, EPOCH, devices, difference, resumed, snapshot, traversed
 from mtlbench.testing.trials import MethodSubject, copied, relative, step, updates, vectors
 from mtlbench.testing.ulp import ONE_ULP, one_ulp
 from mtlbench.training.stepper import Stepper
@@ -160,6 +160,9 @@ def _passes(subject: MethodSubject) -> str:
                 cheaper = replace(subject, spec=Spec(subject.spec.name, options)).stepper(K)
                 *_, last = _costs(cheaper, steps=2)
                 _compare(last, replace(declared, backward=1), f"K = {K}, {name}={value}")
+    for where, noted in traversed(subject.stepper, 3, 1):
+        ran = {name: n for name, n in noted.items() if name != TRUNK}
+        require(set(ran.values()) <= {1}, f"passes through the heads: {ran}: {where}")
     return f"forward {subject.info.passes(5).forward}, backward {subject.info.backwards}"
 
 

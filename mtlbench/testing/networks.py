@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mtlbench.interfaces import (
     Batch,
     GradientView,
     InputGroup,
+    JointLoss,
     MethodInfo,
     MultiTaskModel,
     WeightingMethod,
@@ -119,6 +121,56 @@ def _tied(names: list[str]) -> MultiTaskModel:
     return MultiTaskModel(_trunk(0.3), {n: _Tied(weight) for n in names})
 
 
+class _Joint(MultiTaskModel):
+    """Linear heads, computed by one matrix product where several are asked for."""
+
+    def predict(
+        self,
+        features: Any,
+        objectives: Sequence[str],
+        before_head: Callable[[str], object] = lambda name: None,
+    ) -> dict[str, Tensor]:
+        if len(objectives) == 1:
+            return super().predict(features, objectives, before_head)
+        weights = torch.cat([self.heads[n].get_parameter("weight") for n in objectives])
+        biases = torch.cat([self.heads[n].get_parameter("bias") for n in objectives])
+        parts = nn.functional.linear(features, weights, biases).split(OUTPUTS, dim=1)
+        return dict(zip(objectives, parts, strict=True))
+
+
+def joint_heads(names: list[str]) -> MultiTaskModel:
+    """The network without dropout in its heads, all of which are one matrix product."""
+    return _Joint(_trunk(0.3), {n: nn.Linear(FEATURES, OUTPUTS) for n in names})
+
+
+class _Noted(torch.autograd.Function):
+    """The identity, which notes that a backward pass came through."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, noted: Counter[str], name: str) -> Tensor:
+        ctx.noted, ctx.name = noted, name
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        ctx.noted[ctx.name] += 1
+        return gradients[0], None, None
+
+
+TRUNK = "the trunk"
+
+
+def traversals(model: MultiTaskModel) -> Counter[str]:
+    """Counts, from now on, how often autograd comes through the output of the trunk and of each
+    head; both are tensors."""
+    noted: Counter[str] = Counter()
+    for name, module in {TRUNK: model.shared, **model.heads}.items():
+        module.register_forward_hook(
+            lambda _, inputs, output, name=name: _Noted.apply(output, noted, name)
+        )
+    return noted
+
+
 NETWORKS: dict[str, Callable[[list[str]], MultiTaskModel]] = {
     "batch normalisation and dropout": _plain,
     "no dropout": _without_dropout,
@@ -160,6 +212,14 @@ def squared(objective: str, prediction: Any, target: Tensor) -> Tensor:
     """Mean squared error."""
     error: Tensor = prediction - target
     return error.square().mean()
+
+
+class JointlySquared(JointLoss):
+    """:func:`squared`, of all objectives at once."""
+
+    def together(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
+        errors = torch.stack([p - targets[name] for name, p in predictions.items()])
+        return errors.square().flatten(1).mean(1)
 
 
 def vanishing(objective: str, prediction: Any, target: Tensor) -> Tensor:

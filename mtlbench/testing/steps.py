@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import torch
 from torch import nn
 
 from mtlbench.engine.problem import BatchProblem
-from mtlbench.interfaces import Passes
+from mtlbench.interfaces import Loss, Passes
 from mtlbench.registry import Spec
 from mtlbench.testing.findings import global_seed, require, same
-from mtlbench.testing.networks import NETWORKS, PLAIN, batch, objectives, squared
+from mtlbench.testing.networks import (
+    NETWORKS,
+    PLAIN,
+    TRUNK,
+    JointlySquared,
+    batch,
+    joint_heads,
+    objectives,
+    squared,
+    traversals,
+)
 from mtlbench.training.stepper import Stepper
 
 DTYPES = (torch.float32, torch.float64)
+JOINT_HEADS = "joint heads"
 EPOCH = 10
 """An epoch ends with every step of a run; numbered so that any warm-up is over after the second."""
 
@@ -57,14 +71,14 @@ def stepper(
         method: weighting method.
         sharpness: wrapper; None for the one that changes nothing.
         K: number of tasks.
-        network: one of ``NETWORKS``.
+        network: one of ``NETWORKS``, or ``JOINT_HEADS``.
         seed: of weights and noise.
         dtype: of the parameters.
         device: where they lie.
         lr: learning rate.
     """
     with global_seed(seed):
-        model = NETWORKS[network](objectives(K)).to(device, dtype)
+        model = (NETWORKS | {JOINT_HEADS: joint_heads})[network](objectives(K)).to(device, dtype)
     return Stepper(model, Descent(model, lr), method, sharpness, seed=seed)
 
 
@@ -85,6 +99,39 @@ def devices() -> list[str]:
 def difference(after: Passes, before: Passes) -> Passes:
     """Passes in between."""
     return Passes(**{kind: n - vars(before)[kind] for kind, n in vars(after).items()})
+
+
+def traversed(
+    fresh: Callable[..., Stepper], K: int, steps: int
+) -> Iterator[tuple[str, Counter[str]]]:
+    """What autograd runs through in each step, for shared inputs and inputs of their own, heads and
+    losses apart and joint; the counters of the step are held to it.
+
+    Args:
+        fresh: makes a stepper from K and keyword options.
+        K: number of tasks.
+        steps: how many a case.
+
+    Yields:
+        The case, and how often a head, and the trunk, was run through in a step.
+
+    Raises:
+        ViolationError: a counter says something else.
+    """
+    losses: tuple[Loss, ...] = (squared, JointlySquared())
+    for network, loss, single in product((PLAIN, JOINT_HEADS), losses, (True, False)):
+        running = fresh(K, network=network)
+        noted = traversals(running.model)
+        for seed in range(steps):
+            noted.clear()
+            before = replace(running.passes)
+            running.step(batch(K, seed=seed, single=single), loss)
+            said, found = difference(running.passes, before).backward, noted[TRUNK]
+            kind = "joint losses" if loss is not squared else "losses apart"
+            inputs = "shared inputs" if single else "inputs of their own"
+            where = f"step {seed + 1}, K = {K}, {network}, {kind}, {inputs}"
+            require(said == found, f"{found} backward passes, counted {said}: {where}")
+            yield where, Counter(noted)
 
 
 def snapshot(module: nn.Module) -> Any:

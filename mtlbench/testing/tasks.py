@@ -20,7 +20,7 @@ from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import evaluation_mode
 from mtlbench.engine.step import StepReport
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Batch, InputGroup, MultiTaskModel, Task, TaskInfo
+from mtlbench.interfaces import Batch, Ignored, InputGroup, MultiTaskModel, Task, TaskInfo
 from mtlbench.registry import SHARPNESS, TASKS, Spec, baseline
 from mtlbench.runs.spec import build_task
 from mtlbench.testing.findings import (
@@ -45,11 +45,13 @@ CLOSE = 1e-4
 
 @dataclass(frozen=True)
 class TaskSubject:
-    """A benchmark to be checked, with its first protocol."""
+    """A benchmark to be checked, with its first protocol and that one's architecture, or another
+    one."""
 
     spec: Spec
     cls: type[Task]
     data: Path | None = None
+    architecture: str | None = None
 
     @property
     def info(self) -> TaskInfo:
@@ -66,9 +68,13 @@ class TaskSubject:
     def build(self) -> Task:
         return build_task(self.spec, None, self.data)[0]
 
+    @property
+    def arch(self) -> str:
+        return self.architecture or self.task.protocol.arch
+
     def model(self, architecture: str | None = None) -> MultiTaskModel:
         with global_seed(0):
-            return self.task.build_model(architecture or self.task.protocol.arch)
+            return self.task.build_model(architecture or self.arch)
 
     def stepper(self, sharpness: str | None = None) -> Stepper:
         model, protocol = self.model(), self.task.protocol
@@ -86,23 +92,30 @@ class TaskSubject:
         return next(iter(self.task.batches(split, None)))
 
 
-def check_task(spec: str | Spec, data: Path | None = None) -> list[Finding]:
+def check_task(
+    spec: str | Spec, data: Path | None = None, architecture: str | None = None
+) -> list[Finding]:
     """Hold a benchmark to its contract, with its first protocol.
 
     Args:
         spec: name and options, or ``my_pkg.mod:MyTask[:option=value,...]``.
         data: folder of the real data set.
+        architecture: the network's, by default the protocol's.
 
     Returns:
         One finding for each check; the first ones alone if the task has no valid ``info``, cannot
         be built, or makes no valid batches.
 
     Raises:
-        UsageError: unknown name or option.
+        UsageError: unknown name, option or architecture.
     """
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
     cls, _ = TASKS.resolve(spec)
-    return findings(TaskSubject(spec, cls, data), CHECKS, lambda check: "required")
+    if architecture is not None and architecture not in cls.info.architectures:
+        valid = ", ".join(cls.info.architectures)
+        raise UsageError(f"task {spec} has no architecture {architecture!r}; valid: {valid}")
+    subject = TaskSubject(spec, cls, data, architecture)
+    return findings(subject, CHECKS, lambda check: "required")
 
 
 # ------------------------------------------------------------------------------------ declaration
@@ -204,8 +217,8 @@ def _look(task: Task, seed: int | None, split: str = "train") -> Any:
 
 # ------------------------------------------------------------------------------------ network
 def _networks(subject: TaskSubject) -> str:
-    """Every architecture has a head an objective and no idle shared parameter; with the protocol's
-    own, each loss reaches the trunk and its own head alone."""
+    """Every architecture has a head an objective and no idle shared parameter; with the one that is
+    checked, each loss reaches the trunk and its own head alone."""
     for architecture in subject.info.architectures:
         model = subject.model(architecture)
         heads = list(model.heads)
@@ -216,7 +229,7 @@ def _networks(subject: TaskSubject) -> str:
             where = f"{name}, {architecture}"
             require(isinstance(loss, Tensor) and not loss.shape, f"loss is no scalar: {where}")
             require(bool(torch.isfinite(loss)), f"loss is {loss.item()}: {where}")
-        if architecture == subject.task.protocol.arch:
+        if architecture == subject.arch:
             _check_roles(model, losses)
         grads = _gradients(torch.stack(list(losses.values())).sum(), shared)
         idle = sum(g is None for g in grads)
@@ -247,14 +260,16 @@ def _is_felt(gradient: Tensor | None) -> bool:
 
 
 def _losses(task: Task, model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    for name, prediction, target in _labelled_predictions(model, batch):
+    for name, prediction, target in _labelled_predictions(task.ignore, model, batch):
         yield name, task.loss(name, prediction, target)
 
 
-def _labelled_predictions(model: MultiTaskModel, batch: Batch) -> Iterator[tuple[str, Any, Tensor]]:
+def _labelled_predictions(
+    ignore: Ignored, model: MultiTaskModel, batch: Batch
+) -> Iterator[tuple[str, Any, Tensor]]:
     """Of each objective that has a label in the batch, those of the labelled examples."""
     for group in batch:
-        labels = Labels(group.targets)
+        labels = Labels(group.targets, ignore)
         predictions = model(group.inputs, list(group.targets))
         for name, target in group.targets.items():
             if labels.counts[name]:
@@ -268,7 +283,7 @@ def _predicted(subject: TaskSubject, batches: Iterable[Batch]) -> dict[str, tupl
     found: dict[str, list[tuple[Any, Tensor]]] = {}
     with torch.no_grad(), evaluation_mode(model):
         for batch in batches:
-            for name, prediction, target in _labelled_predictions(model, batch):
+            for name, prediction, target in _labelled_predictions(subject.cls.ignore, model, batch):
                 found.setdefault(name, []).append((prediction, target))
     return {name: _joined(pairs) for name, pairs in found.items()}
 

@@ -27,6 +27,7 @@ from mtlbench.testing.networks import (
     NETWORKS,
     OWN_METHODS,
     PLAIN,
+    TRUNK,
     WITHOUT_DROPOUT,
     LossError,
     Raising,
@@ -45,6 +46,7 @@ from mtlbench.testing.steps import (
     resumed,
     snapshot,
     stepper,
+    traversed,
 )
 from mtlbench.training.stepper import Stepper
 
@@ -263,7 +265,15 @@ def _passes(subject: WrapperSubject) -> str:
                 found == declared or within,
                 f"{_written(found)}, declared {_written(declared)}: {where}",
             )
-    return "K = 2 and 5, methods of one and of K backward passes"
+    for method in OWN_METHODS:
+        for where, noted in traversed(partial(subject.stepper, method=method), 3, 2):
+            heads = sum(noted.values()) - noted[TRUNK]
+            # With inputs of its own a task has a graph of its own: a pass runs through one head.
+            require(
+                "inputs of their own" not in where or heads == noted[TRUNK],
+                f"{heads} passes through heads, {noted[TRUNK]} through the trunk: {where}",
+            )
+    return "K = 2 and 5, methods of one and of K backward passes, as autograd runs them"
 
 
 def _written(passes: Passes) -> str:

@@ -44,7 +44,7 @@ def evaluate(
             if not names:
                 continue
             predictions = model(group.inputs, names)
-            labels = Labels({name: group.targets[name] for name in names})
+            labels = Labels({name: group.targets[name] for name in names}, task.ignore)
             known = {
                 name: labels.pick(name, predictions[name], group.targets[name])
                 for name, count in labels.counts.items()

@@ -41,7 +41,7 @@ class Phase(Record):
     last: dict[str, Scores]
     """Scores by split (train, val, test) after the last epoch."""
     selected: dict[str, Scores]
-    """Scores by split at the selected epoch."""
+    """Scores of val and test at the selected epoch."""
     forwards_per_step: Number
     backwards_per_step: Number
     head_backwards_per_step: Number

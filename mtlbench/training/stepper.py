@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import logging
+import math
+import typing
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.inputs import (
+    as_groups,
+    check_model,
+    check_optimizer,
+    parameters_of,
+)
 from mtlbench.engine.problem import BatchProblem
-from mtlbench.engine.step import StepReport, train_step
+from mtlbench.engine.step import NO_LABEL, StepReport, train_step
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.interfaces import (
     Batch,
+    Ignored,
     InputGroup,
     Loss,
     MultiTaskModel,
     Passes,
+    Protocol,
     SharpnessWrapper,
     WeightingMethod,
 )
@@ -29,6 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 MAX_SKIPPED_IN_A_ROW = 20
+SCALES: tuple[str, ...] = typing.get_args(typing.get_type_hints(Protocol)["gradient_scale"])
 
 
 def build_pair(
@@ -46,6 +57,8 @@ def build_pair(
     Raises:
         UsageError: an unknown name or a bad option, or the two do not go together.
     """
+    if not isinstance(method, str | Spec):
+        raise UsageError(f"the method must be a name with options, not {method!r}")
     wrapper = SHARPNESS.build(SHARPNESS.default if sharpness is None else sharpness)
     methods = [METHODS.build(method, n_tasks) for _ in range(wrapper.parts)]
     info, name = methods[0].info, wrapper.info.name
@@ -73,16 +86,27 @@ class Stepper:
     >>> for batch in loader:
     ...     stepper.step(batch, loss)
 
+    A parameter that the optimizer has beside the model's is one of the loss (a temperature): its
+    gradient is that of the losses at the parameters, weighted as the method weights heads, or
+    their sum where it leaves heads alone or has no weights.
+
+    A step without any label is none: it is counted in ``unlabelled``, and not in ``skipped``.
+
     Args:
         model: on its final device. Its trainable parameters are moved into one buffer; it goes on
-            working as before.
-        optimizer: of the model's parameters; never call its ``zero_grad``.
+            working as before, also with other numbers in them (``load_state_dict``, ``p.data =``).
+            Once layers are frozen, unfrozen, added or replaced, build a new Stepper.
+        optimizer: of the model's parameters, and of the loss's if it has any; never call its
+            ``zero_grad``. One whose ``step`` needs a closure (LBFGS) will not do.
         method: name and options (``"cagrad:c=0.4"``) of a weighting method.
         sharpness: name and options of a wrapper; by default the one that changes nothing.
         objectives: the task names, in order; all heads of the model by default.
         seed: of the perturbation noise.
         gradient_scale: see :class:`~mtlbench.interfaces.Protocol`.
         clip_norm: see :class:`~mtlbench.interfaces.Protocol`.
+        ignore: which integers of the targets are no labels, for all objectives or by objective,
+            see :data:`~mtlbench.interfaces.Ignore`. By default the negative ones, with a warning
+            where these are more than half, or every -1 among labels of -1 and 1.
 
     Raises:
         UsageError: an unknown name, or an option of the wrong type or range.
@@ -99,8 +123,18 @@ class Stepper:
         seed: int = 0,
         gradient_scale: str = "paper",
         clip_norm: float | None = None,
+        ignore: Ignored = None,
     ) -> None:
+        check_model(model, objectives)
+        check_optimizer(optimizer)
+        if gradient_scale not in SCALES:
+            valid = ", ".join(SCALES)
+            raise UsageError(f"unknown gradient_scale {gradient_scale!r}; valid: {valid}")
+        if clip_norm is not None and not 0 < clip_norm < math.inf:
+            raise UsageError(f"clip_norm={clip_norm} must be positive, or None for no bound")
         self.model, self.optimizer, self.clip_norm = model, optimizer, clip_norm
+        self.ignore = ignore
+        self._all = objectives is None
         self.objectives = list(model.heads) if objectives is None else list(objectives)
         self.methods, self.wrapper = build_pair(method, sharpness, len(self.objectives))
         K = len(self.objectives)
@@ -113,7 +147,15 @@ class Stepper:
         self.passes = Passes()
         self.steps = 0
         self.skipped = 0
+        self.unlabelled = 0
         self._skipped_in_a_row = 0
+        self._asked: dict[str, bool] = {}
+        self._n_held, self._others = 0, list[nn.Parameter]()
+        names = {id(p): name for name, p in model.named_parameters()}
+        held = {id(p) for p in parameters_of(optimizer)}
+        idle = [names[id(p)] for p in self.flat.params if held and id(p) not in held]
+        if idle:
+            logger.warning("the optimizer does not have %s: nothing moves them", ", ".join(idle))
 
     def step(self, batch: Batch | InputGroup, loss: Loss) -> StepReport:
         """Train on one batch.
@@ -124,12 +166,25 @@ class Stepper:
             loss: ``loss(objective, prediction, target)``, a scalar.
 
         Raises:
+            UsageError: the batch, the loss, or what became of the model, is of no use.
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
-        groups = [batch] if isinstance(batch, InputGroup) else batch
+        if self._all and list(self.model.heads) != self.objectives:
+            now, then = ", ".join(self.model.heads), ", ".join(self.objectives)
+            raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")
         problem = BatchProblem(
-            self.model, self.flat, groups, self.objectives, loss, self.generator, self.passes
+            self.model,
+            self.flat,
+            [batch] if isinstance(batch, InputGroup) else as_groups(batch),
+            self.objectives,
+            loss,
+            self.generator,
+            self.passes,
+            self.ignore,
+            self._beside(),
         )
+        for doubt in problem.labels.doubts(self._asked):
+            logger.warning(doubt)
         report = train_step(
             problem,
             self.methods,
@@ -139,11 +194,23 @@ class Stepper:
             clip_norm=self.clip_norm,
         )
         self.steps += 1
+        if report.skipped == NO_LABEL:
+            self.unlabelled += 1
+            return report
         self._skipped_in_a_row = self._skipped_in_a_row + 1 if report.skipped else 0
         self.skipped += bool(report.skipped)
         if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row skipped: {report.skipped}")
         return report
+
+    def _beside(self) -> list[nn.Parameter]:
+        """Trainable parameters of the optimizer that are not the model's."""
+        held = parameters_of(self.optimizer)
+        if len(held) != self._n_held:
+            own = {id(p) for p in self.model.parameters()}
+            self._others = [p for p in held if id(p) not in own]
+            self._n_held = len(held)
+        return [p for p in self._others if p.requires_grad]
 
     def on_epoch_end(self, epoch: int, mean_losses: Tensor) -> None:
         """Tell the methods an epoch's mean training losses (K,)."""
@@ -153,6 +220,8 @@ class Stepper:
     def diagnostics(self) -> dict[str, float]:
         """What the methods have to report, summed over their copies."""
         total: dict[str, float] = {"skipped_steps": self.skipped}
+        if self.unlabelled:
+            total["unlabelled_steps"] = self.unlabelled
         for method in self.methods:
             for name, value in method.diagnostics().items():
                 total[name] = total.get(name, 0.0) + value
@@ -166,7 +235,7 @@ class Stepper:
             "wrapper": self.wrapper.state_dict(),
             "generator": self.generator.get_state(),
             "passes": vars(self.passes).copy(),
-            "steps": (self.steps, self.skipped, self._skipped_in_a_row),
+            "steps": (self.steps, self.skipped, self._skipped_in_a_row, self.unlabelled),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -177,4 +246,5 @@ class Stepper:
         self.wrapper.load_state_dict(state["wrapper"])
         self.generator.set_state(state["generator"].cpu())
         self.passes = Passes(**state["passes"])
-        self.steps, self.skipped, self._skipped_in_a_row = state["steps"]
+        self.steps, self.skipped, self._skipped_in_a_row, *rest = state["steps"]
+        self.unlabelled = sum(rest)  # not in checkpoints of before

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,35 +70,44 @@ class Trainer:
             seed=seed,
             gradient_scale=protocol.gradient_scale,
             clip_norm=protocol.clip_norm,
+            ignore=task.ignore,
         )
         self.history: list[Epoch] = []
+        self.skips: Counter[str] = Counter()
+        """Why steps were skipped, and how many."""
         self.train_seconds = 0.0
+        self.evaluation_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
         self._tests: list[Scores] = []
         """Test scores of the epochs that the protocol averages."""
         self._warm_up = WARM_UP_STEPS
 
-    def fit(self, on_epoch: Callable[[], None] = lambda: None) -> Phase:
+    def fit(
+        self,
+        on_epoch: Callable[[], None] = lambda: None,
+        on_first_step: Callable[[], None] = lambda: None,
+    ) -> Phase:
         """Train the remaining epochs and evaluate; the model is then that of the selected epoch, or
         of the last one where the protocol averages epochs.
 
         Args:
             on_epoch: called after every epoch, when :meth:`state_dict` is worth keeping.
+            on_first_step: called once, after the first step.
 
         Raises:
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
         while len(self.history) < self.task.protocol.epochs:
-            self._epoch(len(self.history))
+            self._epoch(len(self.history), on_first_step)
+            on_first_step = _nothing
             on_epoch()
         steps = max(self.stepper.steps, 1)
-        last = self._evaluate_all()
-        if self._tests:
-            epoch, selected = len(self.history) - 1, {**last, "test": mean_scores(self._tests)}
-        else:
-            epoch, state = self._selected
-            self.model.load_state_dict(state)
-            selected = self._evaluate_all()
+        last = {
+            "train": self._evaluate("train"),
+            "val": self.history[-1].val,
+            "test": self._tests[-1] if self._tests else self._evaluate("test"),
+        }
+        epoch, selected = self._chosen(last)
         passes = self.stepper.passes
         return Phase(
             objectives=self.objectives,
@@ -111,7 +121,7 @@ class Trainer:
             diagnostics=self.stepper.diagnostics(),
         )
 
-    def _epoch(self, epoch: int) -> None:
+    def _epoch(self, epoch: int, on_first_step: Callable[[], None]) -> None:
         self.model.train()
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
@@ -120,10 +130,15 @@ class Trainer:
         for batch in self.task.batches("train", order):
             groups = [group.to(self.device) for group in batch]
             synchronize(self.device)
+            skipped = self.stepper.skipped
             start = time.perf_counter()
             report = self.stepper.step(groups, self.task.loss)
             synchronize(self.device)
             times.append(time.perf_counter() - start)
+            if len(times) == 1:
+                on_first_step()
+            if self.stepper.skipped > skipped:
+                self.skips[report.skipped] += 1
             if not report.skipped and report.losses is not None:
                 total += report.losses.nan_to_num(0.0)
                 counts += ~report.losses.isnan()
@@ -157,10 +172,25 @@ class Trainer:
             self._tests.append(self._evaluate("test"))
 
     def _evaluate(self, split: str) -> Scores:
-        return evaluate(self.model, self.task, split, self.objectives, self.device)
+        start = time.perf_counter()
+        scores = evaluate(self.model, self.task, split, self.objectives, self.device)
+        self.evaluation_seconds += time.perf_counter() - start
+        return scores
 
-    def _evaluate_all(self) -> dict[str, Scores]:
-        return {split: self._evaluate(split) for split in ("train", "val", "test")}
+    def _chosen(self, last: Mapping[str, Scores]) -> tuple[int, dict[str, Scores]]:
+        """The epoch whose scores count, and these; its weights are in the model afterwards.
+
+        No split is evaluated that has been before, on the same weights.
+        """
+        final = len(self.history) - 1
+        val_and_test = {split: last[split] for split in ("val", "test")}
+        if self._tests:
+            return final, val_and_test | {"test": mean_scores(self._tests)}
+        epoch, state = self._selected
+        if epoch == final:
+            return epoch, val_and_test
+        self.model.load_state_dict(state)
+        return epoch, {"val": self.history[epoch].val, "test": self._evaluate("test")}
 
     @property
     def step_ms(self) -> float:
@@ -178,7 +208,8 @@ class Trainer:
             "history": [epoch.model_dump() for epoch in self.history],
             "selected": self._selected,
             "tests": [scores.model_dump() for scores in self._tests],
-            "train_seconds": self.train_seconds,
+            "seconds": (self.train_seconds, self.evaluation_seconds),
+            "skips": dict(self.skips),
             "rng": [torch.get_rng_state(), *cuda],
         }
 
@@ -191,7 +222,12 @@ class Trainer:
         self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
         self._selected = tuple(state["selected"])
         self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
-        self.train_seconds = state["train_seconds"]
+        self.train_seconds, self.evaluation_seconds = state["seconds"]
+        self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
             torch.cuda.set_rng_state(saved.cpu(), self.device)
+
+
+def _nothing() -> None:
+    """For whom nothing is left to be told."""

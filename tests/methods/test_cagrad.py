@@ -1,5 +1,6 @@
 """CAGrad: the ball around the mean gradient."""
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -68,3 +69,48 @@ def test_cancelling_gradients_do_not_blow_up_the_update(dtype: torch.dtype) -> N
     J[1] = -J[0]
     update = CAGrad(3).aggregate(DenseView(view.losses.to(dtype), J, list(J), view.generator))
     assert update.shared.norm() <= 1.4 / 1.16 * J.mean(0).norm() * (1 + 1e-6)
+
+
+def _best_worst_case(J: Array, c: float) -> float:
+    """Of all points of the ball, by how much the task that gains least gains."""
+    mean, d, least = J.mean(axis=0), cp.Variable(J.shape[1]), cp.Variable()
+    ball = cp.norm(d - mean) <= c * np.linalg.norm(mean)
+    problem = cp.Problem(cp.Maximize(least), [J @ d >= least, ball])
+    return float(problem.solve(solver=cp.CLARABEL))
+
+
+def _point(J: Array, c: float) -> Array:
+    """Of the ball."""
+    return np.asarray((1 + c**2) * CAGrad(len(J), c=c).solve(J @ J.T, np.ones(len(J))) @ J)
+
+
+CANCELLING = np.array([[1.0, 0.0], [-1.0, 0.0], [0.3, 1.0]])
+
+
+@pytest.mark.parametrize("c", [0.4, 1.0])
+def test_where_gradients_cancel_it_is_the_projected_mean(c: float) -> None:
+    """The mean gradient, which conflicts with the second, was returned before."""
+    d = _point(CANCELLING, c)
+    np.testing.assert_allclose(d, [0, 1 / 3], atol=1e-9)
+    assert (CANCELLING @ d).min() >= -1e-9
+    assert _best_worst_case(CANCELLING, c) == pytest.approx(0, abs=1e-6)
+
+
+def test_it_is_best_in_its_ball_and_steady_where_the_ball_meets_the_cone() -> None:
+    """The projected mean is 0.1 away, as far as a ball with c = 0.287 reaches."""
+    edge, points = 0.1 / float(np.linalg.norm(CANCELLING.mean(axis=0))), []
+    for c in (0.1, 0.2, edge - 1e-4, edge, edge + 1e-4, 0.5):
+        d, mean = _point(CANCELLING, c), CANCELLING.mean(axis=0)
+        assert np.linalg.norm(d - mean) <= c * np.linalg.norm(mean) * (1 + 1e-6)
+        assert (CANCELLING @ d).min() == pytest.approx(_best_worst_case(CANCELLING, c), abs=1e-6)
+        points.append(d)
+    np.testing.assert_allclose(points[2], points[4], atol=2e-2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("c", [0.2, 0.6, 1.0])
+def test_no_point_of_the_ball_is_better_where_some_gradients_cancel(seed: int, c: float) -> None:
+    rng = np.random.default_rng(seed)
+    J = rng.standard_normal((6, 9))
+    J[3] = -rng.uniform(0.5, 1.5, 3) @ J[:3]
+    assert (J @ _point(J, c)).min() == pytest.approx(_best_worst_case(J, c), abs=1e-5)

@@ -1,8 +1,11 @@
 """GradVac: the loops of the paper, and averages that follow the cosines."""
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
+from mtlbench.interfaces.gradients import inner_products
 from mtlbench.methods.gradvac import GradVac
 from tests.models import assert_close, dense_view, same
 
@@ -73,3 +76,21 @@ def test_one_task_zero_rows_and_opposite_rows() -> None:
         view.jacobian()[rows] = 0
         assert torch.isfinite(method.weights(view)).all()
         assert method.diagnostics() == {"solver_fallbacks": 0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_cosine_of_what_is_left_of_a_cancelled_gradient_is_not_learnt(
+    dtype: torch.dtype,
+) -> None:
+    """After g has met -g, rounding error is left, which went into the averages as any number."""
+    J = dense_view(3, 9).jacobian().to(dtype)
+    J[1] = -J[0]
+    for seed in range(10):
+        method = GradVac(3, beta=0.5)
+        method._orders = np.array([[1, 2, 0], [0, 2, 1], [0, 1, 2]])
+        signs = torch.randint(-1, 2, J.shape, generator=torch.Generator().manual_seed(seed))
+        nudged = J * (1 + signs.to(dtype) * torch.finfo(dtype).eps)
+        method.resolution = float(torch.finfo(dtype).eps)
+        method.solve(inner_products(nudged).numpy(), np.ones(3))
+        method.after_step(lambda: torch.ones(3))
+        assert float(method.targets[0, 2]) == float(method.targets[1, 2]) == 0

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mtlbench.engine.gramian import Array
+from mtlbench.interfaces import DenseView
 from mtlbench.methods.mgda import MGDA
 from tests.models import assert_close, dense_view
 from tests.reference import min_norm_by_enumeration
@@ -68,3 +69,14 @@ def test_opposite_gradients_cancel() -> None:
     view = dense_view(2)
     view.jacobian()[1] = -2 * view.jacobian()[0]
     assert_close(MGDA(2).weights(view), torch.tensor([2 / 3, 1 / 3]).double(), 1e-6)
+
+
+@pytest.mark.parametrize("normalize", ["l2", "loss+"])
+def test_parallel_gradients_share_the_weight_whatever_their_last_bits(normalize: Any) -> None:
+    """Scaled, they are one and the same: any weights were optimal, and the last bits chose."""
+    g = torch.randn(9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for seed in range(10):
+        signs = torch.randint(-1, 2, (2, 9), generator=torch.Generator().manual_seed(seed))
+        J = torch.stack([g, 10 * g]) * (1 + signs.double() * 2**-52)
+        view = DenseView(torch.ones(2).double(), J, list(J), torch.Generator())
+        assert_close(MGDA(2, normalize=normalize).aggregate(view).shared, 5.5 * g, 1e-2)

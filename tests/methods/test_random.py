@@ -5,8 +5,16 @@ import sys
 
 import torch
 
+from mtlbench.interfaces import Passes
 from mtlbench.methods.random import Random
-from tests.models import assert_close, dense_view
+from tests.models import (
+    assert_close,
+    dense_view,
+    make_stepper,
+    passes_of_a_step,
+    single_batch,
+    tiny_model,
+)
 
 
 def test_the_update_is_a_random_point_of_the_hull_and_heads_have_their_own_gradients() -> None:
@@ -35,3 +43,10 @@ def test_one_task_is_plain_descent_and_the_standard_library_is_not_shadowed() ->
     assert_close(Random(1).aggregate(view).shared, view.jacobian()[0])
     assert sys.modules["random"] is random
     assert hasattr(random, "shuffle")
+
+
+def test_a_step_goes_backward_through_the_trunk_once() -> None:
+    """It went K times; each head still goes by itself, for its own gradient."""
+    stepper = make_stepper(tiny_model(5), "random")
+    assert passes_of_a_step(stepper, single_batch(5)) == (1, 1, 5)
+    assert stepper.methods[0].info.passes(5) == Passes(1, 1, 5)

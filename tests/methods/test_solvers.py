@@ -4,12 +4,15 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import cvxpy as cp
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from mtlbench.interfaces.gradients import inner_products
 from mtlbench.methods._solvers import (
     FAIR_RIDGE,
     SolveError,
@@ -176,6 +179,52 @@ def test_projection_is_in_the_dual_cone_and_orthogonal(family: Family, k: int) -
     assert (v >= 0).all()
     assert (j @ x >= -TOL * norms * size).all()
     assert abs(v @ (j @ x)) <= TOL * size**2
+
+
+def _some_cancel(k: int, seed: int) -> Array:
+    """Strictly weakly stationary: positive weights of the first rows cancel them."""
+    rng = np.random.default_rng(seed)
+    j, m = rng.standard_normal((k, k + 4)), int(rng.integers(1, k - 1))
+    j[m] = -rng.uniform(0.5, 1.5, m) @ j[:m]
+    return j
+
+
+def _onto_dual_cone(j: Array, g: Array) -> Array:
+    """By duality, without a ridge: the cone itself has no interior that an interior point needs."""
+    v = cp.Variable(len(j), nonneg=True)
+    cp.Problem(cp.Minimize(cp.sum_squares(g + j.T @ v))).solve(solver=cp.CLARABEL)
+    return np.asarray(g + j.T @ v.value)
+
+
+def test_gradients_that_cancel_have_projections_by_moderate_weights() -> None:
+    """Five of eleven cancel: weights of 1.8e13, along which a loss grew, were returned before."""
+    rng = np.random.default_rng(48)
+    j = rng.standard_normal((11, 15))
+    j[4] = -rng.uniform(0.5, 1.5, 4) @ j[:4]
+    w = project_dual_cone(j @ j.T, np.eye(11))
+    assert np.abs(w).max() < 100
+    for k in range(11):
+        np.testing.assert_allclose(w[k] @ j, _onto_dual_cone(j, j[k]), atol=1e-4)
+
+
+@pytest.mark.parametrize("k", [5, 8, 12, 20])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_projections_at_weakly_stationary_gradients(k: int, dtype: type) -> None:
+    """Relative to what is projected; float32 is certified to the root of its rounding error."""
+    eps = float(np.finfo(dtype).eps)
+    for seed in range(20):
+        exact = _some_cancel(k, seed)
+        j = exact.astype(dtype).astype(np.float64)
+        norms = np.linalg.norm(j, axis=1)
+        gramian = inner_products(torch.from_numpy(exact.astype(dtype))).numpy()
+        w = project_dual_cone(gramian, np.eye(k), resolution=eps)
+        x, growth = w @ j, -(w @ j @ j.T) / norms / norms[:, None]
+        assert np.abs(w).max() < 100
+        assert growth.max() <= eps**0.5
+        if seed < 2:
+            for mine, g in zip(x, exact, strict=True):
+                error = mine - _onto_dual_cone(exact, g)
+                assert np.linalg.norm(error) <= 1e-3 * np.linalg.norm(g)
 
 
 @pytest.mark.parametrize("k", [2, 3, 11])

@@ -119,6 +119,122 @@ class SlowLSAM(Slow):
 
 
 @dataclass
+class SlowPoints(Slow):
+    """One point for all tasks, or one for each."""
+
+    points: str = "common"
+
+    def displacement(
+        self, blocks: list[tuple[Tensor, Tensor]], k: int, noise: torch.Generator
+    ) -> list[Tensor]:
+        return self.ascent(blocks)
+
+    def sharp(
+        self, step: Step, J: Tensor, heads: list[Tensor], noise: torch.Generator
+    ) -> Gradients:
+        K = len(heads)
+        if self.points == "common":
+            blocks = [(theta(step), J.mean(0))]
+            blocks += [(head(step, k), h / K) for k, h in enumerate(heads)]
+            eps, *eps_h = self.displacement(blocks, 0, noise)
+            common = step.moved(eps, dict(enumerate(eps_h)))
+            return step.gradients(lambda k: common)
+
+        def there(k: int) -> MultiTaskModel:
+            own = [(theta(step), J[k]), (head(step, k), heads[k])]
+            eps, eps_h = self.displacement(own, k, noise)
+            return step.moved(eps, {k: eps_h})
+
+        return step.gradients(there)
+
+    def update(
+        self, step: Step, losses: Tensor, methods: list[Method], noise: torch.Generator
+    ) -> Gradients:
+        J, heads = step.gradients()
+        sharp = self.sharp(step, J, list(heads), noise)
+        return methods[0].aggregate(losses, *sharp, noise)
+
+
+@dataclass
+class SlowFriendlySAM(SlowPoints):
+    sigma: float = 1.0
+    lam: float = 0.9
+    means: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def displacement(
+        self, blocks: list[tuple[Tensor, Tensor]], k: int, noise: torch.Generator
+    ) -> list[Tensor]:
+        old = self.means.get(k, [torch.zeros_like(g) for _, g in blocks])
+        new = [self.lam * m + (1 - self.lam) * g for m, (_, g) in zip(old, blocks, strict=True)]
+        self.means[k] = new
+        return self.ascent(
+            [(at, g - self.sigma * m) for m, (at, g) in zip(new, blocks, strict=True)]
+        )
+
+
+@dataclass
+class SlowESAM(SlowPoints):
+    beta: float = 0.5
+
+    def displacement(
+        self, blocks: list[tuple[Tensor, Tensor]], k: int, noise: torch.Generator
+    ) -> list[Tensor]:
+        whole = self.ascent(blocks)
+        chosen = [torch.empty_like(e).bernoulli_(self.beta, generator=noise) for e in whole]
+        return [e * b / self.beta for e, b in zip(whole, chosen, strict=True)]
+
+
+@dataclass
+class SlowGSAM(SlowPoints):
+    gap: float = 0.2
+
+    def update(
+        self, step: Step, losses: Tensor, methods: list[Method], noise: torch.Generator
+    ) -> Gradients:
+        J, heads = step.gradients()
+        J_sharp, heads_sharp = self.sharp(step, J, list(heads), noise)
+        K = len(heads)
+        if self.points == "per-task":
+            rows = [
+                self.changed([s, s_h], [g, g_h], [s, s_h])
+                for g, g_h, s, s_h in zip(J, heads, J_sharp, heads_sharp, strict=True)
+            ]
+            stacked = torch.stack([row for row, _ in rows])
+            return methods[0].aggregate(losses, stacked, [own for _, own in rows], noise)
+        d, own = methods[0].aggregate(losses, J_sharp, heads_sharp, noise)
+        plain = [J.mean(0), *(h / K for h in heads)]
+        sharp = [J_sharp.mean(0), *(h / K for h in heads_sharp)]
+        shared, *changed = self.changed([d, *own], plain, sharp)
+        return shared, changed
+
+    def changed(self, d: list[Tensor], g: list[Tensor], s: list[Tensor]) -> list[Tensor]:
+        if self.blocks == "separate":
+            return [self.one(*part) for part in zip(d, g, s, strict=True)]
+        sizes = [len(part) for part in d]
+        return list(self.one(torch.cat(d), torch.cat(g), torch.cat(s)).split(sizes))
+
+    def one(self, d: Tensor, g: Tensor, s: Tensor) -> Tensor:
+        upright = g - (g @ s) / (s @ s) * s
+        step: Tensor = d - self.gap * (d.norm() / s.norm()) * upright
+        return step
+
+
+@dataclass
+class SlowWSAM(SlowPoints):
+    gamma: float = 0.9
+
+    def update(
+        self, step: Step, losses: Tensor, methods: list[Method], noise: torch.Generator
+    ) -> Gradients:
+        J, heads = step.gradients()
+        J_sharp, heads_sharp = self.sharp(step, J, list(heads), noise)
+        weight = self.gamma / (1 - self.gamma)
+        rows = J + weight * (J_sharp - J)
+        own = [h + weight * (s - h) for h, s in zip(heads, heads_sharp, strict=True)]
+        return methods[0].aggregate(losses, rows, own, noise)
+
+
+@dataclass
 class SlowFMTL(SlowLSAM):
     blocks: str = "separate"
     direct: bool = False

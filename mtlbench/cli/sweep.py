@@ -1,0 +1,247 @@
+"""``mtlbench sweep``: a specification's runs, here, on local workers or on a Ray cluster."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from mtlbench.cli.live import View
+from mtlbench.cli.options import Jobs, Out
+from mtlbench.cli.pace import duration
+from mtlbench.cli.terminal import console, say
+from mtlbench.errors import UsageError
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
+from mtlbench.runs.workers import start_server
+
+if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, too
+    from mtlbench.runs.backends import Backend
+    from mtlbench.runs.record import RunRecord
+    from mtlbench.runs.spec import Run
+    from mtlbench.runs.store import Store
+
+Engine = Literal["here", "local", "ray"]
+Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each run.")]
+Retry = Annotated[
+    str | None, typer.Option(help="'failed': try runs again that failed or diverged.")
+]
+Log = Annotated[
+    list[str] | None, typer.Option(help="Where learning curves go besides CSV: tensorboard.")
+]
+Checkpoint = Annotated[
+    float, typer.Option(min=0, help="Least seconds between two checkpoints of a run.")
+]
+
+
+def sweep(
+    spec: Annotated[Path, typer.Argument(help="YAML file: tasks, methods, sharpness, seeds, ...")],
+    out: Out,
+    jobs: Jobs = None,
+    engine: Annotated[
+        Engine, typer.Option(help="Where: this process, local workers, a Ray cluster.")
+    ] = "local",
+    address: Annotated[
+        str | None, typer.Option(help="Of a Ray cluster, host:port; one of this machine if none.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run, and how long it may take.")
+    ] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Say what is done, stale, failed, missing or claimed.")
+    ] = False,
+    retry: Retry = None,
+    shard: Annotated[str | None, typer.Option(help="Part i of n: 1/4.")] = None,
+    threads: Threads = 1,
+    gpus: Annotated[
+        float | None, typer.Option(min=0, help="Share of a GPU of each run: 0.5 puts two on one.")
+    ] = None,
+    checkpoint: Checkpoint = 60.0,
+    log: Log = None,
+) -> None:
+    """Run all of a specification that is not done; resumes what was interrupted."""
+    from mtlbench.runs.plan import SweepSpec
+    from mtlbench.runs.plan import shard as part
+    from mtlbench.runs.store import Store
+    from mtlbench.runs.sweep import checked
+
+    read = SweepSpec.read(spec)
+    requests = read.requests() if shard is None else part(read.requests(), shard)
+    begin(
+        [r.task for r in requests],
+        [r.method for r in requests],
+        [r.sharpness for r in requests if r.sharpness],
+    )
+    runs = checked(requests)
+    if status:
+        _print_status(runs, Store(out))
+        return
+    if dry_run:
+        _print_plan(runs, Store(out), jobs)
+        return
+    failed = execute_all(
+        runs,
+        out,
+        jobs=jobs,
+        threads=threads,
+        engine=engine,
+        address=address,
+        retry=retry,
+        gpus=gpus,
+        checkpoint=checkpoint,
+        logs=log or (),
+    )
+    end(failed)
+
+
+def begin(tasks: Sequence[str], methods: Sequence[str], wrappers: Sequence[str]) -> None:
+    """Refuse unknown names before anything takes time, and let the processes of the coming runs
+    import what they need, while this one does."""
+    kinds = ((TASKS, tasks), (METHODS, methods), (SHARPNESS, wrappers))
+    names = dict.fromkeys((r, Spec.parse(text).name) for r, texts in kinds for text in texts)
+    for registry, name in names:
+        registry.check_name(name)
+    start_server(filter(None, (registry.module(name) for registry, name in names)))
+
+
+def execute_all(
+    runs: Sequence[Run],
+    folder: Path,
+    *,
+    jobs: int | None = None,
+    threads: int = 1,
+    engine: Engine = "local",
+    address: str | None = None,
+    retry: str | None = None,
+    gpus: float | None = None,
+    checkpoint: float = 60.0,
+    logs: Sequence[str] = (),
+) -> list[RunRecord]:
+    """Run what is not done yet, and show how it goes.
+
+    Returns:
+        Records of the runs that failed now.
+    """
+    from mtlbench.files import check_writable
+    from mtlbench.runs.curves import check_logs
+    from mtlbench.runs.store import Store
+    from mtlbench.runs.sweep import sweep as go
+    from mtlbench.runs.sweep import unfinished
+
+    if retry not in (None, "failed"):
+        raise UsageError(f"--retry takes 'failed', not {retry!r}")
+    check_logs(logs)
+    check_writable(folder)
+    store = Store(folder)
+    todo = unfinished(runs, store, retry=retry is not None)
+    say(f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}")
+    if not todo:
+        return []
+    epochs = sum(run.total_epochs for run in todo)
+    backend, parallel = _backend(todo, engine, address, jobs, threads, gpus)
+    at_a_time = min(parallel, len(todo))
+    say(f"{len(todo)} runs to do, {epochs} epochs in all, {at_a_time} at a time")
+    failed: list[RunRecord] = []
+    with View(todo, len(runs) - len(todo)) as view:
+
+        def finished(run: Run, record: RunRecord) -> None:
+            if record.status != "ok":
+                failed.append(record)
+            view.ended(run, record)
+
+        go(
+            todo,
+            store,
+            backend,
+            threads=threads,
+            checkpoint_seconds=checkpoint,
+            logs=logs,
+            watch=view.watch,
+            on_record=finished,
+        )
+    return [record for record in failed if record.status == "failed"]
+
+
+def end(failed: Sequence[RunRecord]) -> None:
+    """Exit with 1 if a run failed."""
+    if failed:
+        say(f"{len(failed)} runs failed; with --retry failed the same command tries them again")
+        raise typer.Exit(1)
+
+
+def _backend(
+    runs: Sequence[Run],
+    engine: Engine,
+    address: str | None,
+    jobs: int | None,
+    threads: int,
+    gpus: float | None,
+) -> tuple[Backend, int]:
+    """Where runs are executed, and how many at a time."""
+    from mtlbench.hardware import cores, visible_gpus
+
+    on_gpu = runs[0].device.type == "cuda"
+    devices = visible_gpus() if on_gpu else []
+    per_gpu = max(1, int(1 / gpus)) if gpus else 1
+    parallel = jobs or (len(devices) * per_gpu if on_gpu else max(1, cores() // threads))
+    if engine == "here":
+        from mtlbench.runs.backends.here import Here
+
+        return Here(), 1
+    if engine == "ray":
+        from mtlbench.runs.backends.ray import OnRay
+
+        share = (gpus or 1.0) if on_gpu else 0.0
+        return OnRay(address, jobs, threads, share), parallel
+    from mtlbench.runs.backends.local import Local
+
+    modules = {module for run in runs for module in run.modules}
+    return Local(min(parallel, len(runs)), modules, devices), parallel
+
+
+# ------------------------------------------------------------------------------------ saying it
+def _print_status(runs: Sequence[Run], store: Store) -> None:
+    from mtlbench.runs.sweep import state
+
+    states = [state(run, store) for run in runs]
+    counts = Counter(each.kind for each in states)
+    table = Table("state", "task", "method", "sharpness", "seed", "why")
+    for each in states:
+        if each.kind != "done":
+            spec = each.run.spec
+            words = (each.kind, spec.task, spec.method, spec.sharpness or "", str(spec.seed))
+            table.add_row(*map(escape, (*words, each.detail)))
+    if len(states) > counts["done"]:
+        console.print(table)
+    say(f"{len(runs)} runs: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+
+
+def _print_plan(runs: Sequence[Run], store: Store, jobs: int | None) -> None:
+    from mtlbench.hardware import cores
+    from mtlbench.runs import estimate
+    from mtlbench.runs.sweep import unfinished
+
+    todo = unfinished(runs, store)
+    took = estimate.seconds(todo, store)
+    table = Table("task", "method", "sharpness", "seeds", "passes", "estimated", title="to run")
+    cells: dict[tuple[str, str, str], list[int]] = {}
+    for i, run in enumerate(todo):
+        cells.setdefault((run.spec.task, run.spec.method, run.spec.sharpness or ""), []).append(i)
+    for words, found in cells.items():
+        total = sum(took[i] for i in found)
+        table.add_row(
+            *map(escape, words),
+            " ".join(str(todo[i].spec.seed) for i in found),
+            f"{sum(estimate.passes(todo[i]) for i in found):.3g}",
+            "unknown" if math.isnan(total) else duration(total),
+        )
+    if todo:
+        console.print(table)
+    parallel, total = jobs or cores(), math.fsum(took)
+    time = "an unknown time" if math.isnan(total) else duration(total / parallel)
+    say(f"{len(runs)} runs, {len(runs) - len(todo)} done; {len(todo)} to run: about {time}")

@@ -1,0 +1,23 @@
+"""In this process, one run after the other: for debugging."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+
+from mtlbench.runs.backends import PATIENCE, Backend, Job
+from mtlbench.runs.execute import execute
+
+
+class Here(Backend):
+    """Executes in the calling process."""
+
+    def work(self, job: Job) -> None:
+        while not job.queue.empty():
+            run = job.queue.take()
+            if run is None:
+                time.sleep(PATIENCE)
+                continue
+            watching = job.watching(partial(job.watch, run))
+            execute(run, job.store, watching, threads=job.threads)
+            job.queue.ended(run)

@@ -1,0 +1,130 @@
+"""On a Ray cluster: Ray places runs, starts processes, and tries a run again whose node died."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mtlbench.errors import UsageError
+from mtlbench.runs.backends import PATIENCE, Backend, Job
+from mtlbench.runs.events import unwatched
+from mtlbench.runs.execute import Watching, make
+from mtlbench.runs.spec import Run, RunSpec
+from mtlbench.runs.store import Store
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+PATIENCE_TO_CONNECT = 15
+"""Seconds after which an address counts as unreachable."""
+TRIES_AGAIN = 1
+"""How often a run whose process or node died is tried again, before that is its record."""
+
+
+class OnRay(Backend):
+    """Tasks of a Ray cluster; the store has to be a folder that every node sees.
+
+    Processes are reused by Ray, so each imports once and keeps its data.
+
+    Args:
+        address: of a cluster, ``"host:port"`` or ``"auto"``; a cluster of this machine if None.
+        jobs: runs at a time; as many as the cluster has room for by default.
+        cpus: cores of a run.
+        gpus: share of a GPU of a run.
+    """
+
+    def __init__(
+        self, address: str | None = None, jobs: int | None = None, cpus: int = 1, gpus: float = 0.0
+    ) -> None:
+        self.address, self.jobs, self.cpus, self.gpus = address, jobs, cpus, gpus
+
+    def work(self, job: Job) -> None:
+        ray = connect(self.address)
+        resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": TRIES_AGAIN}
+        remote = ray.remote(**resources)(_run)
+        running: dict[ObjectRef[Any], Run] = {}
+        try:
+            while True:
+                self._submit(ray, remote, job, running)
+                if not running:
+                    if job.queue.empty():
+                        break
+                    time.sleep(PATIENCE)
+                    continue
+                done, _ = ray.wait(list(running), timeout=1.0)
+                for reference in done:
+                    job.queue.ended(running.pop(reference), _death(ray, reference))
+        finally:
+            for reference, run in running.items():
+                ray.cancel(reference)
+                job.queue.ended(run)
+            ray.shutdown()
+
+    def _submit(self, ray: Any, remote: Any, job: Job, running: dict[ObjectRef[Any], Run]) -> None:
+        """Hand over runs for as much room as the cluster has now."""
+        room = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1) // self.cpus))
+        folder = job.store.folder.resolve()
+        while len(running) < room:
+            run = job.queue.take()
+            if run is None:
+                return
+            reference = remote.remote(
+                run.spec, run.identity.digest, folder, job.watching(unwatched), job.threads
+            )
+            running[reference] = run
+
+
+def connect(address: str | None) -> Any:
+    """Ray, connected.
+
+    Raises:
+        UsageError: it is not installed, or nothing answers at the address.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError("Ray is not installed: pip install 'mtlbench[ray]'") from error
+    # Ray's own limit on connecting; it would try for minutes.
+    os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", str(PATIENCE_TO_CONNECT // 3))
+    paths = {"PYTHONPATH": os.pathsep.join(filter(None, [os.getcwd(), *sys.path]))}
+    try:
+        if address is not None and address != "auto":
+            _reach(address)
+        ray.init(
+            address=address,
+            include_dashboard=False if address is None else None,
+            log_to_driver=False,
+            ignore_reinit_error=True,
+            runtime_env={"env_vars": paths},
+        )
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"no Ray cluster answers at {address or 'this machine'}: {reason}") from (
+            error
+        )
+    return ray
+
+
+def _reach(address: str) -> None:
+    """Refuse an address that nothing listens at."""
+    import socket
+
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is of the form host:port")
+    socket.create_connection((host, int(port)), timeout=PATIENCE_TO_CONNECT).close()
+
+
+def _death(ray: Any, reference: Any) -> str:
+    """Why a task left no record: what it says itself, or how its process died; empty if it did."""
+    try:
+        return str(ray.get(reference))
+    except Exception as error:  # whatever Ray or the task raised is the reason
+        return f"the run's process died on the cluster: {type(error).__name__}"
+
+
+def _run(spec: RunSpec, digest: str, folder: Path, watching: Watching, threads: int) -> str:
+    return make(spec, digest, Store(folder), watching, threads)

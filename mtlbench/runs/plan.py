@@ -1,0 +1,202 @@
+"""A sweep's specification: a YAML file in the words of the command line, and the requests in it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from annotated_types import Len
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+
+from mtlbench.errors import UsageError
+from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.runs.spec import RunSpec
+
+SCHEMA = Path(__file__).with_name("sweep.schema.json")
+"""For editors: the JSON schema of a specification."""
+
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+Words = Annotated[list[str], Len(min_length=1)]
+Seeds = Annotated[list[NonNegativeInt], Len(min_length=1)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Grid(_Part):
+    """Every method with every wrapper. ``{a,b}`` within a word stands for one word with each."""
+
+    methods: Words
+    sharpness: Words = Field(default_factory=lambda: [SHARPNESS.default])
+
+    def cells(self) -> Iterator[tuple[str, str]]:
+        """Pairs of a method and a wrapper; a reference method has no wrapper."""
+        for method in _expanded(self.methods):
+            alone = METHODS.get(Spec.parse(method).name).info.role == "reference"
+            for wrapper in [SHARPNESS.default] if alone else _expanded(self.sharpness):
+                yield method, wrapper
+
+
+class SweepSpec(_Part):
+    """What a sweep runs.
+
+    Args:
+        tasks: names with options.
+        methods: names with options, with each of ``sharpness``.
+        sharpness: names with options; by default the wrapper that changes nothing.
+        grids: further methods with wrappers of their own.
+        seeds: paired over all cells.
+        protocol: of each task; its first by default.
+        epochs: instead of the protocol's.
+        arch: instead of the protocol's.
+        data: folder of the real data set; or one for each task that has one, by name.
+        device: "cpu", "cuda", ...
+        weights: file of the trunk's initial weights.
+        keep_model: whether the selected epochs' weights are kept.
+        reference: whether the single-task reference is added, which a table needs.
+    """
+
+    tasks: Words
+    methods: list[str] = []
+    sharpness: list[str] = []
+    grids: list[Grid] = []
+    seeds: Seeds = [0]
+    protocol: str | None = None
+    epochs: PositiveInt | None = None
+    arch: str | None = None
+    data: Path | dict[str, Path] | None = None
+    device: str | None = None
+    weights: Path | None = None
+    keep_model: bool = False
+    reference: bool = True
+
+    @classmethod
+    def read(cls, path: Path) -> SweepSpec:
+        """Read a file.
+
+        Raises:
+            UsageError: it cannot be read, or is no specification: which key is wrong, and why.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UsageError(f"{path} cannot be read as YAML: {error}") from error
+        return cls.parse(content, str(path))
+
+    @classmethod
+    def parse(cls, content: Any, source: str) -> SweepSpec:
+        """Check what a file says; ``source`` names it in messages.
+
+        Raises:
+            UsageError: see :meth:`read`.
+        """
+        if not isinstance(content, Mapping):
+            raise UsageError(f"{source} is no sweep: expected keys such as tasks, methods, seeds")
+        try:
+            spec = cls.model_validate(content)
+        except ValidationError as error:
+            raise UsageError(f"{source}: {_said(error)}") from error
+        if not spec.all_grids():
+            raise UsageError(f"{source}: nothing to run: give methods, or grids")
+        return spec
+
+    def all_grids(self) -> list[Grid]:
+        """Every grid, that of the top level first."""
+        own = {"methods": self.methods} | ({"sharpness": self.sharpness} if self.sharpness else {})
+        return [*([Grid.model_validate(own)] if self.methods else []), *self.grids]
+
+    def cells(self) -> list[tuple[str, str]]:
+        """Methods with wrappers, the reference first where it is added.
+
+        Raises:
+            UsageError: a pair occurs twice.
+        """
+        found = [cell for grid in self.all_grids() for cell in grid.cells()]
+        reference = _reference()
+        if self.reference and reference and reference not in (Spec.parse(m).name for m, _ in found):
+            found.insert(0, (reference, SHARPNESS.default))
+        unique = dict.fromkeys(found)
+        alone = {m for m, _ in found if METHODS.get(Spec.parse(m).name).info.role == "reference"}
+        twice = [cell for cell in unique if found.count(cell) > 1 and cell[0] not in alone]
+        if twice:
+            method, wrapper = twice[0]
+            raise UsageError(
+                f"{method} with {wrapper} is in the sweep {found.count(twice[0])} times"
+            )
+        return list(unique)
+
+    def requests(self) -> list[RunSpec]:
+        """Every run, seed by seed, so that an interruption leaves whole seeds."""
+        cells = self.cells()
+        return [
+            RunSpec(
+                task,
+                method,
+                wrapper,
+                seed,
+                self.protocol,
+                self._data_of(task),
+                self.epochs,
+                self.arch,
+                self.device,
+                self.weights,
+                self.keep_model,
+            )
+            for task, seed, (method, wrapper) in product(self.tasks, self.seeds, cells)
+        ]
+
+    def _data_of(self, task: str) -> Path | None:
+        return self.data.get(Spec.parse(task).name) if isinstance(self.data, dict) else self.data
+
+
+def shard(requests: Sequence[RunSpec], text: str) -> list[RunSpec]:
+    """Part i of n, written ``i/n`` with i from 1: every n-th run.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    match = re.fullmatch(r"([1-9]\d*)/([1-9]\d*)", text)
+    if match is None or int(match[1]) > int(match[2]):
+        raise UsageError(f"shard {text!r} is not of the form i/n with i from 1 to n, such as 1/4")
+    return list(requests[int(match[1]) - 1 :: int(match[2])])
+
+
+def _reference() -> str | None:
+    """The method that delta-m is measured against."""
+    roles = ((name, METHODS.get(name).info.role) for name in METHODS.names())
+    return next((name for name, role in roles if role == "reference"), None)
+
+
+def _expanded(words: Sequence[str]) -> list[str]:
+    """Words without braces: one for each choice.
+
+    Raises:
+        UsageError: braces without a choice.
+    """
+    found = []
+    for word in words:
+        choices = [inside.split(",") for inside in _BRACES.findall(word)]
+        if any(not choice.strip() for options in choices for choice in options):
+            raise UsageError(f"{word!r}: an empty choice; write {{a,b}}")
+        gaps = _BRACES.sub("{}", word)
+        found += [gaps.format(*map(str.strip, chosen)) for chosen in product(*choices)]
+    return found
+
+
+def _said(error: ValidationError) -> str:
+    """The first thing that is wrong, with the nearest valid key where one is unknown."""
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    if first["type"] == "extra_forbidden":
+        fields = Grid.model_fields if first["loc"][0] == "grids" else SweepSpec.model_fields
+        near = get_close_matches(str(first["loc"][-1]), fields, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(fields)}"
+        return f"unknown key {place!r}; {hint}"
+    return f"{place}: {first['msg']}, not {first['input']!r}"

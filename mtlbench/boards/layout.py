@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -13,6 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from mtlbench.boards.symbols import spelt
+
+SHORT = 14
+"""Names are not broken into lines that are shorter than this."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ class Sheet:
         kept = list(self.columns)
         if self._fits(kept, console, options):
             return kept
-        kept = [replace(c, cells=list(map(_broken, c.cells))) if c.name else c for c in kept]
+        kept = [replace(c, cells=_broken(c.cells)) if c.name else c for c in kept]
         while not self._fits(kept, console, options):
             last = max(kept, key=lambda column: column.rank)
             if last.rank == 0:
@@ -129,5 +133,20 @@ class Sheet:
         yield Text()
 
 
-def _broken(name: str) -> str:
-    return name.replace(" ", "\n").replace(",", ",\n")
+def _broken(names: Sequence[str]) -> list[str]:
+    """Names in several lines, as short as the longest word lets them be; the words end with spaces
+    and commas."""
+    words = [re.findall(r"[^ ,]+,?|,", name) for name in names]
+    width = max([SHORT, *(len(word) for of_one in words for word in of_one)])
+    return ["\n".join(_lines(of_one, width)) for of_one in words]
+
+
+def _lines(words: Sequence[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for word in words:
+        gap = "" if lines and lines[-1].endswith(",") else " "
+        if lines and len(lines[-1] + gap + word) <= width:
+            lines[-1] += gap + word
+        else:
+            lines.append(word)
+    return lines

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
+from mtlbench.boards.layout import Column, Sheet
 from mtlbench.cli.pace import Pace
 from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
@@ -58,13 +57,23 @@ def engine(
     _run(wanted, row, _engine_table, read, like=case, out=out, device=where, threads=threads)
 
 
-def _engine_table(rows: Sequence[Row]) -> Table:
+def _engine_table(rows: Sequence[Row]) -> list[Column]:
     """The table for a terminal."""
-    printed = _table("ours ms", "reference ms", "ratio", "target", "met")
-    for row in rows:
-        numbers = (f"{row.ours_ms:.4g}", f"{row.reference_ms:.4g}", f"{row.ratio:.3f}")
-        printed.add_row(escape(row.case), *numbers, f"{row.target:.3f}", _verdict(row.met))
-    return printed
+    headers = ("ours ms", "reference ms", "ratio", "target", "met")
+    return _columns(
+        headers,
+        [
+            (
+                row.case,
+                f"{row.ours_ms:.4g}",
+                f"{row.reference_ms:.4g}",
+                f"{row.ratio:.3f}",
+                "" if row.target is None else f"{row.target:.3f}",
+                _verdict(row.met),
+            )
+            for row in rows
+        ],
+    )
 
 
 @bench_app.command()
@@ -83,22 +92,25 @@ def solvers(
     _run(cases(read), row, _solver_table, read, like=case, out=out, device=CPU, threads=1)
 
 
-def _solver_table(rows: Sequence[SolverRow]) -> Table:
+def _solver_table(rows: Sequence[SolverRow]) -> list[Column]:
     """The table for a terminal."""
     headers = ("ours ms", "its ms", "faster", "wanted", "gap", "its gap", "met")
-    printed = _table(*headers)
-    for row in rows:
-        printed.add_row(
-            escape(row.case),
-            f"{row.ours_ms:.4g}",
-            f"{row.reference_ms:.4g}",
-            f"{row.faster:.3g}",
-            "" if row.target is None else f"{1 / row.target:.3g}",
-            f"{row.gap:.1e}",
-            f"{row.reference_gap:.1e}",
-            _verdict(row.met),
-        )
-    return printed
+    return _columns(
+        headers,
+        [
+            (
+                row.case,
+                f"{row.ours_ms:.4g}",
+                f"{row.reference_ms:.4g}",
+                f"{row.faster:.3g}",
+                "" if row.target is None else f"{1 / row.target:.3g}",
+                f"{row.gap:.1e}",
+                f"{row.reference_gap:.1e}",
+                _verdict(row.met),
+            )
+            for row in rows
+        ],
+    )
 
 
 @bench_app.command()
@@ -131,24 +143,27 @@ def step(
     _run(wanted, row, _step_table, read, like=case, out=out, device=where, threads=threads)
 
 
-def _step_table(rows: Sequence[StepRow]) -> Table:
+def _step_table(rows: Sequence[StepRow]) -> list[Column]:
     """The table for a terminal."""
     headers = ("P", "fwd", "bwd", "ms", "x base", "x passes", "MiB", "faster", "met")
-    printed = _table(*headers)
-    for row in rows:
-        printed.add_row(
-            escape(row.case),
-            f"{row.n_parameters:,}",
-            f"{row.forward:g}",
-            f"{row.backward:g}",
-            f"{row.ms:.4g}",
-            f"{row.to_baseline:.2f}",
-            f"{row.to_passes:.3f}",
-            "" if row.memory_mb is None else f"{row.memory_mb:.1f}",
-            "" if row.faster is None else f"{row.faster:.2f}",
-            _verdict(row.met),
-        )
-    return printed
+    return _columns(
+        headers,
+        [
+            (
+                row.case,
+                f"{row.n_parameters:,}",
+                f"{row.forward:g}",
+                f"{row.backward:g}",
+                f"{row.ms:.4g}",
+                f"{row.to_baseline:.2f}",
+                f"{row.to_passes:.3f}",
+                "" if row.memory_mb is None else f"{row.memory_mb:.1f}",
+                "" if row.faster is None else f"{row.faster:.2f}",
+                _verdict(row.met),
+            )
+            for row in rows
+        ],
+    )
 
 
 @bench_app.command("sweep")
@@ -189,7 +204,7 @@ R = TypeVar("R")
 def _run(
     cases: Iterable[C],
     row: Callable[[C], R],
-    render: Callable[[list[R]], Table],
+    render: Callable[[list[R]], list[Column]],
     plan: Plan,
     *,
     like: str,
@@ -202,7 +217,7 @@ def _run(
     Args:
         cases: in the order of the table.
         row: measures a case.
-        render: makes a table of all rows.
+        render: makes the table's columns of all rows.
         plan: says how long a case takes at least.
         like: pattern of the names of the wanted cases.
         out: CSV file, if one is wanted.
@@ -229,10 +244,8 @@ def _run(
     if out is not None:
         frame: Any = pd.DataFrame(rows)
         write_csv(frame, out)
-    printed = render(rows)
-    printed.caption = f"{describe(device)}, {threads} thread(s), torch {torch.__version__}"
-    printed.caption_justify = "left"
-    console.print(printed)
+    heading = f"{describe(device)}, {threads} thread(s), torch {torch.__version__}"
+    console.print(Sheet(heading, render(rows), [""] * len(rows), [False] * len(rows), []))
     if out is not None:
         say(f"wrote {out}")
 
@@ -247,14 +260,17 @@ def _measured(cases: Sequence[C], row: Callable[[C], R]) -> list[R]:
     return rows
 
 
-def _table(*numbers: str) -> Table:
-    """An empty table: the case, and columns of numbers."""
-    empty = Table("case")
-    for header in numbers:
-        empty.add_column(header, justify="right", no_wrap=True)
-    return empty
+def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> list[Column]:
+    """The case, and numbers; of these a narrow terminal keeps the first and the verdict longest."""
+    names, *numbers = zip(*rows, strict=True)
+    last = len(headers) - 1
+    shown = [
+        Column(header, cells, rank=0 if i in (0, last) else i)
+        for i, (header, cells) in enumerate(zip(headers, numbers, strict=True))
+    ]
+    return [Column("case", names, name=True), *shown]
 
 
 def _verdict(met: bool | None) -> str:
     """A cell of the last column."""
-    return {None: "", True: "yes", False: "[red]NO[/red]"}[met]
+    return {None: "", True: "yes", False: "NO"}[met]

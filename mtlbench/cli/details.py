@@ -87,7 +87,7 @@ def _method(name: str) -> dict[str, str]:
         "options": _options(cls),
         "passes of a step": _costs(costs),
         "K equal tasks": {"sum": "K g", "mean": "g", "own": "neither g nor K g"}[info.scale],
-        "claims": ", ".join(info.claims) or "none",
+        "claims": ", ".join(info.claims) or "nothing",
         "role": info.role,
     }
 
@@ -114,7 +114,7 @@ def _baseline() -> str:
 
 
 def _paper(arxiv: str) -> str:
-    return f"https://arxiv.org/abs/{arxiv}" if arxiv else "none"
+    return f"https://arxiv.org/abs/{arxiv}" if arxiv else "no paper"
 
 
 def _costs(passes: Mapping[int, Passes]) -> str:
@@ -133,7 +133,7 @@ def _options(cls: type) -> str:
         default = f"={_written(schema['default'])}" if "default" in schema else ""
         meaning = f": {said[name]}" if name in said else ""
         lines.append(f"{name}{default} ({valid(schema)}){meaning}")
-    return "\n".join(lines) or "none"
+    return "\n".join(lines) or "no options"
 
 
 def _written(value: Any) -> str:

@@ -164,3 +164,8 @@ def test_a_row_with_a_hole_is_not_ranked_and_ranks_nobody() -> None:
 def test_ranks_of_nobody() -> None:
     ranks = mean_rank(pd.DataFrame({"up": [math.nan]}, index=["a"]), {"up": True})
     assert ranks.isna().all()
+
+
+def test_rounding_of_float32_breaks_no_tie() -> None:
+    table = pd.DataFrame({"up": [91.4, 91.39999389648438, 90.0]}, index=["a", "b", "c"])
+    assert mean_rank(table, {"up": True}).to_dict() == {"a": 1.5, "b": 1.5, "c": 3.0}

@@ -91,19 +91,29 @@ class Table:
         names = self.rows.loc[(self.rows["role"] == "reference") & self.rows["plain"], "name"]
         return self.of(names.iloc[0])
 
-    def against_reference(self, name: str) -> Estimate:
-        """Delta-m of a row, with the reference's own noise, on the seeds that both have."""
-        if not self.has_reference:
-            return Estimate(0, math.nan, math.nan)
-        mine, base = self.of(name), self._reference
-        seeds = mine.index.intersection(base.index)
+    def _is_whole(self, name: str) -> bool:
+        return bool((self.rows.loc[self.rows["name"] == name, "status"] == "ok").all())
+
+    def against_reference(self, name: str, some: Sequence[int] | None = None) -> Estimate:
+        """Delta-m of a row, with the reference's own noise.
+
+        Args:
+            name: of the row.
+            some: seeds, which may repeat; all of the group's by default, and NaN if the row lacks
+                one.
+        """
+        mine = self.of(name)
+        if not self.has_reference or (some is None and not self._is_whole(name)):
+            return Estimate(len(mine), math.nan, math.nan)
+        base = self._reference
+        seeds = list(mine.index if some is None else some)
         signs = [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
         columns = list(self.metrics)
         return against_reference(mine.loc[seeds, columns], base.loc[seeds, columns], signs)
 
     def worst(self, name: str) -> tuple[str, float]:
         """The metric that lost most against the reference, and how much, on the means."""
-        if not self.has_reference:
+        if not self.has_reference or not self._is_whole(name):
             return "", math.nan
         columns = list(self.metrics)
         means, base = (

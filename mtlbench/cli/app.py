@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mtlbench.cli.bench import bench_app
 from mtlbench.cli.check import check
+from mtlbench.cli.compare import compare
 from mtlbench.cli.data import data_app
 from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 
 app.command("list")(list_)
-for command in (run, quickstart, leaderboard, show, toy, check):
+for command in (run, quickstart, leaderboard, compare, show, toy, check):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")

@@ -40,6 +40,9 @@ def values(table: str, kind: str, rows: str, columns: str) -> Iterator[float]:
     if kind == "means":
         yield mean_metric(table, rows)
         return
+    if kind == "falls":
+        yield 100 * (1 - mean_metric(table, rows) / mean_metric(table, "STL"))
+        return
     found = read(f"{table}_{kind}")
     if kind == "pairs":
         first, second = rows.split("|")

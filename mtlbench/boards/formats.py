@@ -58,9 +58,9 @@ def _markdown(boards: Mapping[str, Board]) -> str:
 
 
 def _markdown_table(table: Table, marked: set[str], said: str) -> str:
-    header, cells = _cells(table)
+    header, found = cells(table)
     lines = [f"**{table.heading}**", "", _bar(header), "|" + "---|" * len(header)]
-    for name, row in cells.items():
+    for name, row in found.items():
         shown = [f"**{cell}**" for cell in row] if name in marked else row
         lines.append(_bar([cell.replace("|", r"\|") for cell in shown]))
     return "\n".join([*lines, "", f"{_legend(marked)} {said}", ""])
@@ -76,12 +76,12 @@ def _latex(boards: Mapping[str, Board]) -> str:
 
 
 def _latex_table(table: Table, marked: set[str], said: str) -> str:
-    header, cells = _cells(table)
+    header, found = cells(table)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{_escaped(table.heading)}.}}"]
     lines += [r"\resizebox{\linewidth}{!}{%", rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}"]
     lines += [r"\toprule", _line([_escaped(cell) for cell in header]), r"\midrule"]
     compared = set(table.compared["name"])
-    for name, row in cells.items():
+    for name, row in found.items():
         texts = [_escaped(cell) for cell in row]
         lines.append(_line([rf"\textbf{{{t}}}" for t in texts] if name in marked else texts))
         if name not in compared:
@@ -136,17 +136,17 @@ def _legend(marked: set[str]) -> str:
     return "No row is marked: none is shown to be better than, or equal to, every other."
 
 
-def _cells(table: Table) -> tuple[list[str], dict[str, list[str]]]:
+def cells(table: Table) -> tuple[list[str], dict[str, list[str]]]:
     """A header, and by row: name, metrics, delta-m with its interval, ranks, step time."""
     metrics = list(table.metrics.values()) if len(table.metrics) <= _MOST_METRICS else []
     header = ["method", *(f"{m.name} {'↑' if m.higher_is_better else '↓'}" for m in metrics)]
     header += ["Δm% ↓", "mean rank ↓", f"step {TIMES} ↓", "seeds"]
     rows = table.rows.set_index("name")
     columns = {m.name: _form(rows[m.name]) for m in metrics}
-    cells = {}
+    found = {}
     for name, row in rows.iterrows():
         values = [_number(row[metric], form) for metric, form in columns.items()]
-        cells[str(name)] = [
+        found[str(name)] = [
             str(name),
             *values,
             _delta(table, str(name)),
@@ -154,7 +154,7 @@ def _cells(table: Table) -> tuple[list[str], dict[str, list[str]]]:
             _number(row["step_ratio"], "{:.2f}".format),
             str(row["n_seeds"]),
         ]
-    return header, cells
+    return header, found
 
 
 def _delta(table: Table, name: str) -> str:

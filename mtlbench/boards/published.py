@@ -8,6 +8,7 @@ that of the released code.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -193,7 +194,7 @@ class Literature:
         for name, pool in self.pools.items():
             if pool:
                 yield self._table(name, pool)
-        yield Text("\n".join(self._notes()))
+        yield Text("\n".join(self.notes()))
 
     def _table(self, name: str, pool: Sequence[Row]) -> Table:
         protocol = f" · with the single tasks of: {name}" if name else ""
@@ -205,20 +206,29 @@ class Literature:
             title_justify="left",
             title_style="bold",
         )
-        table.add_column("method", overflow="fold", min_width=12)
-        arrows = [f"{m} {'↑' if up else '↓'}" for m, up in self.directions.items()]
-        for header in (*arrows, "Δm%\nprinted", "Δm%\nagain", "mean\nrank", "source"):
-            table.add_column(escape(header.replace("_", "\n")), justify="right")
-        for row, following in zip(pool, [*pool[1:], None], strict=True):
-            metrics = [row.numbers[m].text if m in row.numbers else _DASH for m in self.directions]
-            cells = [row.method, *metrics, *map(_number, (row.printed, row.delta, row.rank))]
-            cells[-2] += "!" if row.disagrees else ""
-            cells.append(" ".join(map(str, row.sources)) + ("*" if row.secondary else ""))
+        header, rows = self.cells(pool)
+        table.add_column(header[0], overflow="fold", min_width=12)
+        for name in header[1:]:
+            table.add_column(escape(re.sub("[ _](?!↑|↓)", "\n", name)), justify="right")
+        for row, (cells, _), following in zip(pool, rows, [*pool[1:], None], strict=True):
             ends = following is None or following.sources[0] != row.sources[0]
             table.add_row(*map(escape, cells), end_section=ends)
         return table
 
-    def _notes(self) -> Iterator[str]:
+    def cells(self, pool: Sequence[Row]) -> tuple[list[str], list[tuple[list[str], bool]]]:
+        """A header, and by row its cells and whether it is a reference's."""
+        arrows = [f"{m} {'↑' if up else '↓'}" for m, up in self.directions.items()]
+        again = ["Δm% again", "mean rank"] if self.directions else []
+        made = []
+        for row in pool:
+            metrics = [row.numbers[m].text if m in row.numbers else _DASH for m in self.directions]
+            computed = [_number(row.delta) + ("!" if row.disagrees else ""), _number(row.rank)]
+            source = " ".join(map(str, row.sources)) + ("*" if row.secondary else "")
+            own = [row.method, *metrics, _number(row.printed), *computed[: len(again)], source]
+            made.append((own, row.method.startswith(_REFERENCE)))
+        return ["method", *arrows, "Δm% printed", *again, "source"], made
+
+    def notes(self) -> Iterator[str]:
         """What has to be known to read the tables."""
         if self.directions:
             yield (

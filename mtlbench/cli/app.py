@@ -17,6 +17,7 @@ from mtlbench.cli.data import data_app
 from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
 from mtlbench.cli.look import show, toy
+from mtlbench.cli.page import page
 from mtlbench.cli.run import quickstart, run
 from mtlbench.errors import UsageError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
 
 
 app.command("list")(list_)
-for command in (run, quickstart, leaderboard, compare, show, toy, check):
+for command in (run, quickstart, leaderboard, compare, page, show, toy, check):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")

@@ -19,16 +19,8 @@ from tests.factories import record
 from tests.test_comparisons import sweep
 
 CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 ERRORS = "<script>window.errors = []; onerror = (text) => { errors.push(text); };</script>"
 PROBE = """<script>
 const table = document.querySelector("table.sortable");

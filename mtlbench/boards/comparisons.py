@@ -30,7 +30,7 @@ from mtlbench.boards.statistics import (
     p_improvement,
     rank_intervals,
     seeds_to_resolve,
-    verdict,
+    verdicts,
     worst_objective,
 )
 from mtlbench.boards.terminal import heading, row_name
@@ -168,10 +168,10 @@ def _pairs(table: Table) -> pd.DataFrame:
         for numbers in found[["n_seeds", "difference", "sd"]].itertuples(index=False, name=None)
     ]
     found["p_holm"] = holm(found["p"].to_list())
-    found["verdict"] = [verdict(e, p) for e, p in zip(estimates, found["p_holm"], strict=True)]
+    found["verdict"] = verdicts(estimates)
     asked = found.index[found["question"] != ""]
     adjusted = holm(found.loc[asked, "p"].to_list())
-    answers = [verdict(estimates[i], p) for i, p in zip(asked, adjusted, strict=True)]
+    answers = verdicts([estimates[i] for i in asked])
     found["question_p_holm"] = pd.Series(adjusted, asked, dtype=float)
     found["question_verdict"] = pd.Series(answers, asked, dtype=str)
     return found

@@ -368,7 +368,9 @@ def test_a_leaderboard_is_written_and_checked(
     ended = mtlbench(*words)
     assert ended.code == 0
     assert "Δm%" in ended.out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["toy.csv", "toy_seeds.csv"]
+    names = ["toy.csv", "toy_pairs.csv", "toy_seeds.csv", "toy_standings.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert "Of 1 pairs, paired by seed (2 seeds)" in plain(ended.out)
     rows = pd.read_csv(tmp_path / "toy.csv")
     assert set(rows["method"]) == {"ls", "stl", "mgda"}
     assert set(rows["status"]) == {"ok"}
@@ -450,7 +452,9 @@ def test_quickstart(mtlbench: Mtlbench, tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {
         "records",
         "multimnist.csv",
+        "multimnist_pairs.csv",
         "multimnist_seeds.csv",
+        "multimnist_standings.csv",
         "multimnist.png",
     }
     rows = pd.read_csv(tmp_path / "multimnist.csv")

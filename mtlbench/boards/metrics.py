@@ -8,6 +8,9 @@ from statistics import fmean
 
 import pandas as pd
 
+DIGITS = 6
+"""Significant digits of a metric that are compared, as many as the CSV files have."""
+
 
 def delta_m(
     values: Mapping[str, float],
@@ -31,7 +34,7 @@ def delta_m(
         Percent. NaN where a value is missing or NaN, and where a reference value is not positive: a
         relative change has no meaning there.
     """
-    return fmean(_changes(values, reference, higher_is_better).values())
+    return fmean(changes(values, reference, higher_is_better).values())
 
 
 def delta_m_per_task(
@@ -49,13 +52,16 @@ def delta_m_per_task(
         objectives: metric name to the objective that it judges.
     """
     by_objective: dict[str, list[float]] = {}
-    for name, change in _changes(values, reference, higher_is_better).items():
+    for name, change in changes(values, reference, higher_is_better).items():
         by_objective.setdefault(objectives[name], []).append(change)
     return fmean(map(fmean, by_objective.values()))
 
 
 def mean_rank(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> pd.Series[float]:
     """Mean over the metrics of each row's rank, 1 being the best; ties share their mean rank.
+
+    Ranked is what the CSV files print, six significant digits: beyond them values differ by the
+    rounding of float32 alone, 91.39999 and 91.4, which would break ties at random.
 
     Args:
         table: methods x metrics.
@@ -64,7 +70,7 @@ def mean_rank(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> pd.S
     Returns:
         One number a row; NaN for a row with a missing value, which takes no part in the ranking.
     """
-    columns = table[list(higher_is_better)].astype(float)
+    columns = table[list(higher_is_better)].astype(float).map(rounded)
     complete = columns.loc[columns.notna().all(axis=1)]
     ranks = [
         complete[name].rank(method="average", ascending=not higher)
@@ -73,15 +79,20 @@ def mean_rank(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> pd.S
     return pd.concat(ranks, axis=1).mean(axis=1).reindex(table.index)
 
 
-def _changes(
+def rounded(number: float) -> float:
+    """To :data:`DIGITS` significant digits."""
+    return float(f"{number:.{DIGITS}g}")
+
+
+def changes(
     values: Mapping[str, float],
     reference: Mapping[str, float],
     higher_is_better: Mapping[str, bool],
 ) -> dict[str, float]:
     """Relative change of each metric in percent, positive where it got worse."""
-    changes = {}
+    found = {}
     for name, higher in higher_is_better.items():
         value, base = values.get(name, math.nan), reference.get(name, math.nan)
         change = 100 * (value - base) / base if base > 0 else math.nan
-        changes[name] = -change if higher else change
-    return changes
+        found[name] = -change if higher else change
+    return found

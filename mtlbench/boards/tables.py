@@ -9,15 +9,19 @@ from pathlib import Path
 import pandas as pd
 
 from mtlbench.boards.build import Board, build
+from mtlbench.boards.comparisons import pairs, standings
 from mtlbench.files import to_csv, write_csv
 from mtlbench.runs.record import RunRecord
 
 
 def files(boards: Mapping[str, Board]) -> dict[str, pd.DataFrame]:
-    """File name to table: ``<task>.csv`` and ``<task>_seeds.csv``."""
+    """File name to table: ``<task>.csv``, the runs behind it in ``<task>_seeds.csv``, and what they
+    show in ``<task>_pairs.csv`` and ``<task>_standings.csv``."""
     named: dict[str, pd.DataFrame] = {}
     for task, board in boards.items():
         named |= {f"{task}.csv": board.rows, f"{task}_seeds.csv": board.seeds}
+        found = pairs(board)
+        named |= {f"{task}_pairs.csv": found, f"{task}_standings.csv": standings(board, found)}
     return named
 
 

@@ -14,10 +14,12 @@ import typer
 import mtlbench
 from mtlbench.cli.bench import bench_app
 from mtlbench.cli.check import check
+from mtlbench.cli.compare import compare
 from mtlbench.cli.data import data_app
 from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
 from mtlbench.cli.look import show, toy
+from mtlbench.cli.page import page
 from mtlbench.cli.run import quickstart, run
 from mtlbench.cli.sweep import sweep
 from mtlbench.cli.terminal import aside, legible
@@ -53,7 +55,7 @@ def _everywhere(
 
 
 app.command("list")(list_)
-for command in (run, sweep, quickstart, leaderboard, show, toy, check):
+for command in (run, sweep, quickstart, leaderboard, compare, page, show, toy, check):
     app.command()(command)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")

@@ -176,14 +176,14 @@ def sweep_(out: Out = None, plan: PlanFile = None, case: Like = "*") -> None:
     _run(cases(read), measured, _sweep_table, plan=read, like=case, out=out, device=cpu, threads=1)
 
 
-def _sweep_table(rows: Sequence[SweepRow]) -> Table:
+def _sweep_table(rows: Sequence[SweepRow]) -> list[Column]:
     """The table for a terminal."""
     headers = ("wall s", "train s", "evaluation s", "overhead s", "resume s / 1,000", "met")
-    printed = _table(*headers)
-    for row in rows:
-        numbers = (row.wall, row.train, row.evaluation, row.overhead, row.resume)
-        printed.add_row(escape(row.case), *(f"{n:.3g}" for n in numbers), _verdict(row.met))
-    return printed
+    numbers = ((r.wall, r.train, r.evaluation, r.overhead, r.resume) for r in rows)
+    cells = [tuple(f"{n:.3g}" for n in each) for each in numbers]
+    return _columns(
+        headers, [(r.case, *c, _verdict(r.met)) for r, c in zip(rows, cells, strict=True)]
+    )
 
 
 # ------------------------------------------------------------------------------------ all of them

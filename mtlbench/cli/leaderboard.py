@@ -14,6 +14,7 @@ from mtlbench.errors import UsageError
 
 if TYPE_CHECKING:
     from mtlbench.boards.build import Board
+    from mtlbench.runs.record import RunRecord
 
 
 def leaderboard(
@@ -27,20 +28,32 @@ def leaderboard(
     plot: Annotated[
         bool, typer.Option("--plot", help="Also plot delta-m against run time.")
     ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option("--format", help="Print csv, markdown, latex or json, and write nothing."),
+    ] = None,
+    published: Annotated[
+        str | None,
+        typer.Option(help="Print the literature's table of this data set, and no runs of ours."),
+    ] = None,
 ) -> None:
-    """Turn a folder of records into <task>.csv, <task>_seeds.csv and a table."""
+    """Turn a folder of records into a table and its CSV files: <task>.csv, <task>_seeds.csv,
+    <task>_pairs.csv and <task>_standings.csv."""
     from mtlbench.boards import tables
     from mtlbench.boards.build import build
-    from mtlbench.boards.folder import read_folder
+    from mtlbench.boards.formats import FORMATS
     from mtlbench.boards.plot import plot as draw
     from mtlbench.files import check_writable
 
-    if not folder.is_dir():
-        raise UsageError(f"there is no folder of records at {folder}")
-    records, faults = read_folder(folder)
-    warn(faults)
-    if not records:
-        raise UsageError(f"there is no record (*.json) in {folder}")
+    if form is not None and form not in FORMATS:
+        raise UsageError(f"unknown format {form!r}; there are: {', '.join(FORMATS)}")
+    if published is not None:
+        print_published(published)
+        return
+    records, faults = read(folder)
+    if form is not None:
+        typer.echo(FORMATS[form](build(records)), nl=False)
+        raise typer.Exit(bool(faults))
     if check:
         complaints = tables.check(records, out)
         for complaint in complaints:
@@ -63,16 +76,42 @@ def leaderboard(
         raise typer.Exit(1)
 
 
+def read(folder: Path) -> tuple[list[RunRecord], list[str]]:
+    """The records of a folder, and what is left out of it and why, which is said.
+
+    Raises:
+        UsageError: there are none.
+    """
+    from mtlbench.boards.folder import read_folder
+
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder of records at {folder}")
+    records, faults = read_folder(folder)
+    warn(faults)
+    if not records:
+        raise UsageError(f"there is no record (*.json) in {folder}")
+    return records, faults
+
+
 def warn(faults: Sequence[str]) -> None:
     """Say which files of a folder are left out, and why."""
     for fault in faults:
         aside(f"left out: {fault}", style="yellow")
 
 
+def print_published(name: str) -> None:
+    """Print what papers report, with delta-m and ranks computed again."""
+    from mtlbench.boards.published import Literature
+
+    console.print(*Literature.read(name).render())
+
+
 def print_boards(boards: Mapping[str, Board]) -> None:
-    """Print the tables."""
+    """Print tables, and what they can tell."""
+    from mtlbench.boards.comparisons import pairs, summary
     from mtlbench.boards.terminal import render
 
     for board in boards.values():
-        for sheet in render(board):
+        for sheet, said in zip(render(board), summary(board, pairs(board)), strict=True):
             console.print(sheet)
+            console.print(said, "", sep="\n", markup=False, highlight=False)

@@ -1,0 +1,300 @@
+"""Rows of a board against one another and against the reference, seed by seed.
+
+Two families are corrected for, each with Holm's method. All pairs of a table together say where a
+row may stand in it. The questions that a board is made for are fewer: each wrapper against the same
+method without one, and each method against the baseline. That two rows are equal is tested pair by
+pair, at 5 % each.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mtlbench.boards.build import GROUP, ROW, Board
+from mtlbench.boards.metrics import changes
+from mtlbench.boards.statistics import (
+    MARGIN,
+    VERDICTS,
+    Estimate,
+    against_reference,
+    holm,
+    p_improvement,
+    rank_intervals,
+    seeds_to_resolve,
+    verdicts,
+    worst_objective,
+)
+from mtlbench.boards.terminal import heading, row_name
+from mtlbench.runs.record import Metric
+
+_PAIR = ["task", "group", "first", "second", "question", "n_seeds", "seeds", "two_machines"]
+_TESTS = ["p", "p_holm", "verdict", "question_p_holm", "question_verdict", "p_improvement"]
+_WORTH = ["resolution", "seeds_for_a_point", "time_ratio"]
+PAIR_COLUMNS = [*_PAIR, "difference", "sd", "low", "high", "low_90", "high_90", *_TESTS, *_WORTH]
+_STANDING = ["task", "group", "row", "n_seeds", "delta_m", "sd", "low", "high"]
+_PLACE = ["rank_low", "rank_high", "better_than", "worse_than"]
+STANDING_COLUMNS = [*_STANDING, *_PLACE, "worst", "worst_metric"]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The runs of a group that came to their end, by the name of their row.
+
+    Args:
+        heading: what the group shares.
+        rows: of the board, with a column "name".
+        runs: one a seed, with a column "name".
+        metrics: of the group.
+    """
+
+    heading: str
+    rows: pd.DataFrame
+    runs: pd.DataFrame
+    metrics: Mapping[str, Metric]
+
+    @property
+    def compared(self) -> pd.DataFrame:
+        """The rows but for the reference's."""
+        return self.rows[self.rows["role"] != "reference"]
+
+    @cached_property
+    def _by_name(self) -> dict[str, pd.DataFrame]:
+        return {str(name): runs.set_index("seed") for name, runs in self.runs.groupby("name")}
+
+    def of(self, name: str) -> pd.DataFrame:
+        """The runs of a row, by seed."""
+        return self._by_name.get(name, self.runs.iloc[:0].set_index("seed"))
+
+    def wide(self, column: str) -> pd.DataFrame:
+        """A column of the runs as seeds x names, empty where there is no run."""
+        return self.runs.pivot(index="seed", columns="name", values=column).reindex(
+            columns=self.rows["name"]
+        )
+
+    @property
+    def has_reference(self) -> bool:
+        """Whether there is a delta-m at all."""
+        return bool(self.runs["delta_m"].notna().any())
+
+    @cached_property
+    def _reference(self) -> pd.DataFrame:
+        """The runs that delta-m is measured against, by seed."""
+        names = self.rows.loc[(self.rows["role"] == "reference") & self.rows["plain"], "name"]
+        return self.of(names.iloc[0])
+
+    def _is_whole(self, name: str) -> bool:
+        return bool((self.rows.loc[self.rows["name"] == name, "status"] == "ok").all())
+
+    def against_reference(self, name: str, some: Sequence[int] | None = None) -> Estimate:
+        """Delta-m of a row, with the reference's own noise.
+
+        Args:
+            name: of the row.
+            some: seeds, which may repeat; all of the group's by default, and NaN if the row lacks
+                one.
+        """
+        mine = self.of(name)
+        if not self.has_reference or (some is None and not self._is_whole(name)):
+            return Estimate(len(mine), math.nan, math.nan)
+        base = self._reference
+        seeds = list(mine.index if some is None else some)
+        signs = [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
+        columns = list(self.metrics)
+        return against_reference(mine.loc[seeds, columns], base.loc[seeds, columns], signs)
+
+    def worst(self, name: str) -> tuple[str, float]:
+        """The metric that lost most against the reference, and how much, on the means."""
+        if not self.has_reference or not self._is_whole(name):
+            return "", math.nan
+        columns = list(self.metrics)
+        means, base = (
+            runs[columns].mean(skipna=False) for runs in (self.of(name), self._reference)
+        )
+        directions = {m: metric.higher_is_better for m, metric in self.metrics.items()}
+        return worst_objective(changes(_floats(means), _floats(base), directions))
+
+
+def _floats(values: pd.Series[float]) -> dict[str, float]:
+    return {str(name): float(value) for name, value in values.items()}
+
+
+def tables(board: Board) -> Iterator[Table]:
+    """The groups of a board."""
+    for rows in board.groups():
+        names = _names(rows)
+        by_row = dict(zip(rows[ROW].itertuples(index=False, name=None), names, strict=True))
+        runs = board.seeds.merge(rows[GROUP].drop_duplicates(), on=GROUP)
+        runs = runs[runs["status"] == "ok"]
+        runs = runs.assign(name=[by_row[key] for key in runs[ROW].itertuples(index=False)])
+        metrics = {name: m for name, m in board.metrics.items() if rows[name].notna().any()}
+        yield Table(heading(rows), rows.assign(name=names), runs, metrics)
+
+
+def _names(rows: pd.DataFrame) -> list[str]:
+    """Titles, joined by an x where there is a wrapper; with the method's name where titles are not
+    enough."""
+    named = []
+    for _, row in rows.iterrows():
+        method = row_name(row, rows, "method")
+        named.append(method if row["plain"] else f"{method} x {row_name(row, rows, 'sharpness')}")
+    twice = {name for name, times in Counter(named).items() if times > 1}
+    full = rows[["method", "sharpness"]].agg(" x ".join, axis=1)
+    return [f"{n} ({f})" if n in twice else n for n, f in zip(named, full, strict=True)]
+
+
+def pairs(board: Board) -> pd.DataFrame:
+    """All pairs of rows, the reference aside: one row a pair, a family a group."""
+    found = [_pairs(table) for table in tables(board)]
+    return pd.concat([f.assign(task=board.task) for f in found])[PAIR_COLUMNS]
+
+
+def _pairs(table: Table) -> pd.DataFrame:
+    rows = [row for _, row in table.compared.iterrows()]
+    wide = {column: table.wide(column) for column in ("delta_m", "device", "step_ratio")}
+    both = [(later, earlier) for earlier, later in combinations(rows, 2)]
+    found = pd.DataFrame([_pair(wide, *pair) for pair in both], columns=PAIR_COLUMNS)
+    found["group"] = table.heading
+    estimates = [
+        Estimate(*numbers)
+        for numbers in found[["n_seeds", "difference", "sd"]].itertuples(index=False, name=None)
+    ]
+    found["p_holm"] = holm(found["p"].to_list())
+    found["verdict"] = verdicts(estimates)
+    asked = found.index[found["question"] != ""]
+    adjusted = holm(found.loc[asked, "p"].to_list())
+    answers = verdicts([estimates[i] for i in asked])
+    found["question_p_holm"] = pd.Series(adjusted, asked, dtype=float)
+    found["question_verdict"] = pd.Series(answers, asked, dtype=str)
+    return found
+
+
+def _pair(
+    wide: Mapping[str, pd.DataFrame], first: pd.Series[Any], second: pd.Series[Any]
+) -> dict[str, Any]:
+    """The numbers of one pair, on the seeds on which both have a delta-m."""
+    names = first["name"], second["name"]
+    delta, device, time = (
+        [wide[column][name].to_numpy() for name in names]
+        for column in ("delta_m", "device", "step_ratio")
+    )
+    differences = (delta[0] - delta[1]).astype(float)
+    common = ~np.isnan(differences)
+    found = Estimate.of(differences)
+    low, high = found.interval()
+    low_90, high_90 = found.interval(0.9)
+    ratios = pd.Series((time[0] / time[1])[common], dtype=float)
+    return {
+        "first": names[0],
+        "second": names[1],
+        "question": _question(first, second),
+        "n_seeds": found.n,
+        "seeds": " ".join(map(str, wide["delta_m"].index[common])),
+        "two_machines": int((device[0] != device[1])[common].sum()),
+        "difference": found.mean,
+        "sd": found.sd,
+        "low": low,
+        "high": high,
+        "low_90": low_90,
+        "high_90": high_90,
+        "p": found.p,
+        "p_improvement": p_improvement(differences),
+        "resolution": found.resolution,
+        "seeds_for_a_point": seeds_to_resolve(found.sd, MARGIN),
+        "time_ratio": ratios.median(),
+    }
+
+
+def _question(first: pd.Series[Any], second: pd.Series[Any]) -> str:
+    """What is asked by a pair: what a wrapper does, what a method does, or nothing."""
+    same_method = list(first[ROW[:2]]) == list(second[ROW[:2]])
+    if second["plain"] and same_method:
+        return "wrapper"
+    baseline = second["plain"] and second["role"] == "baseline"
+    return "method" if baseline and first["plain"] else ""
+
+
+def standings(board: Board, everything: pd.DataFrame) -> pd.DataFrame:
+    """One row a row of the board: delta-m with the reference's own noise, the ranks that all pairs
+    leave it, and the metric that lost most.
+
+    Args:
+        board: whose rows they are.
+        everything: its :func:`pairs`.
+    """
+    found = []
+    for table in tables(board):
+        mine = everything[everything["group"] == table.heading]
+        names = list(table.compared["name"])
+        beaten = [_ordered(pair) for _, pair in mine.iterrows() if pair["verdict"] in VERDICTS[:2]]
+        ranks = rank_intervals(names, beaten)
+        for name in names:
+            estimate, (worst_metric, worst) = table.against_reference(name), table.worst(name)
+            low, high = estimate.interval()
+            rank_low, rank_high = ranks[name] if table.has_reference else (None, None)
+            entry = {"task": board.task, "group": table.heading, "row": name}
+            entry |= {"n_seeds": estimate.n, "delta_m": estimate.mean, "sd": estimate.sd}
+            entry |= {"low": low, "high": high, "rank_low": rank_low, "rank_high": rank_high}
+            entry["better_than"] = sum(winner == name for winner, _ in beaten)
+            entry["worse_than"] = sum(loser == name for _, loser in beaten)
+            found.append(entry | {"worst": worst, "worst_metric": worst_metric})
+    return pd.DataFrame(found, columns=STANDING_COLUMNS)
+
+
+def _ordered(pair: pd.Series[Any]) -> tuple[str, str]:
+    """The better one first."""
+    names = (pair["first"], pair["second"])
+    return names if pair["verdict"] == VERDICTS[0] else names[::-1]
+
+
+def count(found: pd.Series[str]) -> str:
+    """Verdicts in words: ``3 better, 0 worse, 1 equal, 116 open``."""
+    counts = found.value_counts()
+    return ", ".join(f"{counts.get(name, 0)} {name}" for name in VERDICTS)
+
+
+def summary(board: Board, everything: pd.DataFrame) -> list[str]:
+    """What a table of the board can tell, in a few sentences a group."""
+    return [
+        _summary(table, everything[everything["group"] == table.heading]) for table in tables(board)
+    ]
+
+
+def _summary(table: Table, mine: pd.DataFrame) -> str:
+    usable = mine[mine["sd"].notna()]
+    if not table.has_reference:
+        return "Nothing is compared: there is no Δm% without a complete reference row."
+    if usable.empty:
+        return "Nothing is compared: that takes two rows with two seeds in common."
+    asked = usable[usable["question"] != ""]
+    seeds = _span(usable["n_seeds"].to_list())
+    needed = seeds_to_resolve(float(usable["sd"].median()), MARGIN)
+    machines = sorted(set(table.runs["device"]))
+    seen = float(usable["resolution"].median())
+    sentences = [
+        f"Of {len(usable)} pairs, paired by seed ({seeds} seeds), {count(usable['verdict'])} "
+        f"(Holm over all; equal: the 90 % interval inside ±{MARGIN:g} point).",
+        f"Of the {len(asked)} that ask what a wrapper or a method does, "
+        f"{count(asked['question_verdict'])}.",
+        f"Four times in five, the median pair would show a difference of {seen:.2g} points of Δm%; "
+        f"to show one of {MARGIN:g} takes it {needed:,} seeds.",
+    ]
+    if len(machines) > 1:
+        mixed = int(usable["two_machines"].sum())
+        sentences.append(
+            f"Machines: {'; '.join(machines)}; {mixed} pairs of runs with one seed are from two."
+        )
+    return " ".join(sentences)
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"

@@ -51,9 +51,9 @@ class FlightDelays(Task):
     Three regressions, in minutes, and two questions: the delays at departure and arrival, the time
     in the air; whether a flight is cancelled, and whether it arrives more than 15 minutes late.
     Inputs are known before: the schedule, the carrier, the airports, the plane, and the weather in
-    New York at the hour of departure (which is taken to be known). A cancelled flight has no
-    delay, no time in the air and is not late: these labels are missing, 2.5 % of them, and so are
-    those of a diverted one after its departure, 0.3 %.
+    New York at the hour of departure (which is taken to be known). A cancelled flight, 2.5 % of
+    them, has no delay and no time in the air, nor does it arrive late or in time: these labels are
+    missing, and so are those of a diverted one after its departure, 0.3 %.
 
     The regressions are z-scored and learnt by absolute error, which is what they are judged by, in
     minutes: delays have a long tail, and squared error would learn their mean, which is a worse
@@ -63,12 +63,12 @@ class FlightDelays(Task):
 
     The split is by time, at midnight: the first three fifths of the flights are for training, the
     next fifth for validation, the last one for testing. Delays change with the seasons, so that
-    training, validation and test scores differ by more than what is overfitted; a month is no
-    input, as no month is in two parts. The epochs are not selected on a validation set that is
-    another season: results are the mean of the last five.
+    training, validation and test scores differ by more than what is overfitted, and the month is no
+    input. No epoch is selected, on a validation set that is another season: results are the mean of
+    the last five.
 
     Delays can hardly be predicted from what is known before: a network is better than the median
-    by two to three per cent, and overfits soon; hence the dropout and few epochs.
+    by one or two per cent, and overfits soon; hence the dropout and few epochs.
     """
 
     info = TaskInfo(

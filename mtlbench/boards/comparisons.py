@@ -21,6 +21,7 @@ import pandas as pd
 
 from mtlbench.boards.build import GROUP, ROW, Board
 from mtlbench.boards.metrics import changes
+from mtlbench.boards.notes import row_name
 from mtlbench.boards.statistics import (
     MARGIN,
     VERDICTS,
@@ -33,7 +34,7 @@ from mtlbench.boards.statistics import (
     verdicts,
     worst_objective,
 )
-from mtlbench.boards.terminal import heading, row_name
+from mtlbench.boards.terminal import heading
 from mtlbench.runs.record import Metric
 
 _PAIR = ["task", "group", "first", "second", "question", "n_seeds", "seeds", "two_machines"]

@@ -163,9 +163,11 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 def _svg(figure: Figure, label: str, caption: str, salt: str) -> str:
     """Inline, in the page's colours, the same bytes every time."""
     from matplotlib import rc_context
+    from matplotlib.markers import MarkerStyle
 
+    (*_, as_text) = MarkerStyle.fillstyles  # matplotlib's word for "draw no outlines of letters"
     file = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    with rc_context({"svg.fonttype": as_text, "svg.hashsalt": salt}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     drawn = file.getvalue().replace(_INK, "currentColor")
     drawn = drawn[drawn.index("<svg") :]
@@ -230,6 +232,8 @@ def _legend(axes: Any, methods: Sequence[str], wrappers: Sequence[str]) -> None:
 
 def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     """Differences to the baseline, with intervals."""
+    from matplotlib.markers import MarkerStyle
+
     plain = table.compared[(table.compared["role"] == "baseline") & table.compared["plain"]]
     if len(plain) != 1:
         return
@@ -246,7 +250,7 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
             y,
             marker="o",
             color=_COLOURS[0],
-            fillstyle="full" if shown else "none",
+            fillstyle=MarkerStyle.fillstyles[0 if shown else -1],
         )
     axes.axvspan(-1, 1, color=_COLOURS[-1], alpha=0.25, linewidth=0)
     axes.axvline(0, color=_INK, linewidth=0.8)

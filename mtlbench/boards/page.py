@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -165,7 +165,8 @@ def _svg(figure: Figure, label: str, caption: str, salt: str) -> str:
     from matplotlib import rc_context
 
     file = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+    source = files("mtlbench.boards").joinpath("page.mplstyle")
+    with as_file(source) as style, rc_context({"svg.hashsalt": salt}, fname=style):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     drawn = file.getvalue().replace(_INK, "currentColor")
     drawn = drawn[drawn.index("<svg") :]
@@ -241,13 +242,8 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
         shown = pair["verdict"] in _SHOWN
         axes.plot([pair["low"], pair["high"]], [y, y], color=_COLOURS[0], linewidth=1.5)
-        axes.plot(
-            pair["difference"],
-            y,
-            marker="o",
-            color=_COLOURS[0],
-            fillstyle="full" if shown else "none",
-        )
+        filling = _COLOURS[0] if shown else (0, 0, 0, 0)
+        axes.plot(pair["difference"], y, marker="o", color=_COLOURS[0], markerfacecolor=filling)
     axes.axvspan(-1, 1, color=_COLOURS[-1], alpha=0.25, linewidth=0)
     axes.axvline(0, color=_INK, linewidth=0.8)
     axes.set_yticks(range(len(met)), list(met["first"].iloc[::-1]))

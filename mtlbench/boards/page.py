@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -20,7 +20,7 @@ from mtlbench.boards.build import Board
 from mtlbench.boards.comparisons import Table, pairs, standings, summary, tables
 from mtlbench.boards.formats import DASH, cells
 from mtlbench.boards.published import Literature, datasets
-from mtlbench.boards.symbols import TIMES
+from mtlbench.boards.terminal import TIMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -163,11 +163,10 @@ def _figure(width: float, height: float) -> tuple[Figure, Any]:
 def _svg(figure: Figure, label: str, caption: str, salt: str) -> str:
     """Inline, in the page's colours, the same bytes every time."""
     from matplotlib import rc_context
-    from matplotlib.markers import MarkerStyle
 
-    (*_, as_text) = MarkerStyle.fillstyles  # matplotlib's word for "draw no outlines of letters"
     file = io.StringIO()
-    with rc_context({"svg.fonttype": as_text, "svg.hashsalt": salt}):
+    source = files("mtlbench.boards").joinpath("page.mplstyle")
+    with as_file(source) as style, rc_context({"svg.hashsalt": salt}, fname=style):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     drawn = file.getvalue().replace(_INK, "currentColor")
     drawn = drawn[drawn.index("<svg") :]
@@ -232,8 +231,6 @@ def _legend(axes: Any, methods: Sequence[str], wrappers: Sequence[str]) -> None:
 
 def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     """Differences to the baseline, with intervals."""
-    from matplotlib.markers import MarkerStyle
-
     plain = table.compared[(table.compared["role"] == "baseline") & table.compared["plain"]]
     if len(plain) != 1:
         return
@@ -245,13 +242,8 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
         shown = pair["verdict"] in _SHOWN
         axes.plot([pair["low"], pair["high"]], [y, y], color=_COLOURS[0], linewidth=1.5)
-        axes.plot(
-            pair["difference"],
-            y,
-            marker="o",
-            color=_COLOURS[0],
-            fillstyle=MarkerStyle.fillstyles[0 if shown else -1],
-        )
+        filling = _COLOURS[0] if shown else (0, 0, 0, 0)
+        axes.plot(pair["difference"], y, marker="o", color=_COLOURS[0], markerfacecolor=filling)
     axes.axvspan(-1, 1, color=_COLOURS[-1], alpha=0.25, linewidth=0)
     axes.axvline(0, color=_INK, linewidth=0.8)
     axes.set_yticks(range(len(met)), list(met["first"].iloc[::-1]))

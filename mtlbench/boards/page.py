@@ -20,7 +20,7 @@ from mtlbench.boards.build import Board
 from mtlbench.boards.comparisons import Table, pairs, standings, summary, tables
 from mtlbench.boards.formats import DASH, cells
 from mtlbench.boards.published import Literature, datasets
-from mtlbench.boards.terminal import TIMES
+from mtlbench.boards.symbols import TIMES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -195,7 +195,8 @@ def test_the_command_line_ends_with_all_its_processes(
         output, _ = process.communicate(timeout=60)  # until every process has closed its end
     assert process.returncode == code, output
     assert "Traceback" not in output
-    (checkpoint,) = [path for path in out.rglob("*") if path.is_file()]
+    assert list(Store(out)) == []
+    (checkpoint,) = out.rglob("*.pt*")  # and no half of one
     assert checkpoint.suffix == ".pt"
 
     epochs: list[Run] = []

@@ -74,7 +74,8 @@ class HandWritten:
         for k, loss in enumerate(losses):
             params = [*self.shared, *self.heads[k]]
             grads = torch.autograd.grad(loss, params, retain_graph=k < last, materialize_grads=True)
-            torch._foreach_copy_([*self._rows[k], *self._head_rows[k]], grads)
+            with torch.no_grad():  # which older releases of torch insist on for views made so
+                torch._foreach_copy_([*self._rows[k], *self._head_rows[k]], grads)
 
     def aggregate(self, losses: Tensor) -> Update:
         """The method on the rows."""

@@ -167,7 +167,10 @@ def test_bad_folders_of_records(mtlbench: Mtlbench, tmp_path: Path) -> None:
     refused(mtlbench("leaderboard", nowhere), [f"no folder of records at {nowhere}"])
     refused(mtlbench("leaderboard", tmp_path), [f"no record (*.json) in {tmp_path}"])
     (tmp_path / "x.json").write_text("{")
-    only = [f"left out: {tmp_path / 'x.json'} is cut off or no JSON (EOF", "no record"]
+    only = [
+        f"left out: {tmp_path / 'x.json'} is not a run record: cut off, or no JSON (EOF",
+        "no record",
+    ]
     refused(mtlbench("leaderboard", tmp_path), only)
 
 
@@ -400,7 +403,7 @@ def test_what_is_no_record_is_named_and_the_table_is_made(
     (folder / "config.json").write_text('{"lr": 0.1}')
     ended = mtlbench("leaderboard", folder, "--out", out)
     assert ended.code == 1
-    assert f"left out: {folder / 'config.json'} is no record of a run" in ended.err
+    assert f"left out: {folder / 'config.json'} is not a run record" in ended.err
     assert "MGDA" in ended.out
     assert len(pd.read_csv(out / "toy.csv")) == 3
     assert mtlbench("leaderboard", folder, "--out", out, "--check").code == 1

@@ -154,15 +154,38 @@ def option_texts(options: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _run(record: RunRecord) -> dict[str, Any]:
-    """A run as a row of the seed-level table, without comparisons."""
-    identity, provenance = record.identity, record.provenance
-    method_title, sharpness_title = record.titles
-    run = _group(record) | {
+def _place_of(record: RunRecord) -> dict[str, Any]:
+    """The group and the row that a record belongs to."""
+    identity = record.identity
+    return _group(record) | {
         "method": identity.method_label,
         "method_options": _text(identity.method_options),
         "sharpness": identity.sharpness_label,
         "sharpness_options": _text(identity.sharpness_options),
+    }
+
+
+def histories(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Learning curves of the runs that trained one network and reached their end.
+
+    Returns:
+        One row an epoch: what tells a board's rows apart, "seed", "epoch" and "score", which epochs
+        are selected by, on validation.
+    """
+    found = [
+        _place_of(record) | {"seed": record.identity.seed, "epoch": n, "score": e.selection_score}
+        for record in records
+        if record.status == "ok" and len(record.phases) == 1
+        for n, e in enumerate(record.phases[0].epochs)
+    ]
+    return pd.DataFrame(found, columns=[*GROUP, *ROW, "seed", "epoch", "score"])
+
+
+def _run(record: RunRecord) -> dict[str, Any]:
+    """A run as a row of the seed-level table, without comparisons."""
+    identity, provenance = record.identity, record.provenance
+    method_title, sharpness_title = record.titles
+    run = _place_of(record) | {
         "method_title": method_title,
         "sharpness_title": sharpness_title,
         "role": record.role,

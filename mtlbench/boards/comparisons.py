@@ -99,11 +99,15 @@ class Table:
     @cached_property
     def averages_last(self) -> bool:
         """Whether the protocol takes the mean of the last epochs' scores, and selects none: then
-        every run counts its last epoch, and yet its scores differ from those of that epoch."""
+        every reference run counts its last epoch, and yet its scores differ from those of that
+        epoch."""
+        if not self.has_reference:
+            return False
         metrics, ends = list(self.metrics), set(self.rows["epochs"] - 1)
-        counted = {int(n) for text in self.runs["selected_epoch"] for n in str(text).split()}
-        last = self.runs[[f"{name}_last" for name in metrics]].set_axis(metrics, axis=1)
-        return counted == ends and not last.equals(self.runs[metrics])
+        base = self._reference
+        counted = {int(n) for text in base["selected_epoch"] for n in str(text).split()}
+        last = base[[f"{name}_last" for name in metrics]].set_axis(metrics, axis=1)
+        return counted == ends and not last.equals(base[metrics])
 
     def against_reference(
         self, name: str, some: Sequence[int] | None = None, at: Literal["", "_last"] = ""

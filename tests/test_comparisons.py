@@ -198,3 +198,24 @@ def test_other_methods_of_the_same_title() -> None:
         records.append(twin.model_copy(update={"titles": ("TILT", "plain")}))
     names = list(standings(board(records), pairs(board(records)))["row"])
     assert {"TILT (tilt x plain)", "TILT (twin x plain)"} <= set(names)
+
+
+def test_selections_side_by_side() -> None:
+    def with_last(record: RunRecord, epoch: int) -> RunRecord:
+        (phase,) = record.phases
+        test = phase.last["test"].model_copy(update={"metrics": {"accuracy": 99.0, "error": 2.0}})
+        update = {"last": phase.last | {"test": test}, "selected_epoch": epoch}
+        return record.model_copy(update={"phases": [phase.model_copy(update=update)]})
+
+    made = board([with_last(r, 3) for r in sweep()])
+    placed = standings(made, pairs(made)).set_index("row").loc["TILT"]
+    assert placed["headline"] == "selected"
+    assert placed["delta_m_selected"] == placed["delta_m"] == pytest.approx(10, abs=0.1)
+    assert placed["delta_m_last"] == placed["sd_last"] == 0
+    assert placed.isna()["delta_m_mean_of_last"]
+
+    made = board([with_last(r, 4) for r in sweep()])  # the last of five, with other scores
+    placed = standings(made, pairs(made)).set_index("row").loc["TILT"]
+    assert placed["headline"] == "mean_of_last"
+    assert placed["delta_m_mean_of_last"] == placed["delta_m"]
+    assert placed.isna()["delta_m_selected"]

@@ -12,6 +12,9 @@ import pandas as pd
 import pytest
 
 from mtlbench.cli import main
+from mtlbench.runs.code import code_of
+from mtlbench.runs.record import read_record
+from mtlbench.runs.store import Store
 from mtlbench.testing import check
 from tests.toy_task import TOY
 
@@ -100,3 +103,25 @@ def test_the_entry_points_name_the_templates() -> None:
     (snippet,) = blocks("In a package of your own", "toml")
     for group, cls in (("methods", METHOD), ("sharpness", WRAPPER), ("tasks", TASK)):
         assert re.search(rf'"mtlbench\.{group}"\]\n\w+ = "[\w.]+:{cls}"', snippet)
+
+
+def test_results_are_submitted(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    specs = folder / "leaderboards" / "specs"
+    specs.mkdir(parents=True)
+    content = f"tasks: [{TOY}]\nmethods: [ls]\nseeds: [0]\nepochs: 1\n"
+    (specs / "toy.yaml").write_text(content)
+    run, submit, check_it, verify = commands("Submit results")
+    assert main([*run[1:], "--jobs", "1"]) == 0
+    for path in (folder / "runs").glob("*.json"):  # this checkout may be at work
+        made = read_record(path)
+        clean = made.provenance.model_copy(update={"dirty": False})
+        Store(path.parent).write(made.model_copy(update={"provenance": clean}))
+    assert main(submit[1:]) == 0
+    assert main(check_it[1:]) == 0
+    (path,) = folder.glob(verify[-1])
+    assert main(["verify", str(path)]) == 0
+    assert "bit-equal" in capsys.readouterr().out
+    (folder / "lossprop.py").write_text((folder / "lossprop.py").read_text() + "\nMORE = 1\n")
+    code_of.cache_clear()
+    assert main(["verify", str(path)]) == 2
+    assert "another run here: method_code" in capsys.readouterr().err

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from mtlbench.boards.build import build
+from mtlbench.boards.comparisons import tables
+from mtlbench.boards.figures import by_objective, pareto
 from mtlbench.boards.page import page
 from mtlbench.cli import main
 from mtlbench.runs.record import RunRecord
@@ -66,8 +68,78 @@ def test_nothing_is_asked_of_a_network(html: str) -> None:
 def test_it_is_whole_without_scripts_and_the_same_every_time(html: str) -> None:
     assert "<noscript>" in html
     assert html.count("<td>TILT x flat</td>") == 1
-    assert html.count("<svg") == 2
+    assert html.count("<svg") == 3
     assert html == page(build(sweep()))
+
+
+def figure(html: str, label: str) -> str:
+    """A picture by the end of what it is called."""
+    (found,) = re.findall(rf'<svg role="img" aria-label="[^"]*{label}" .*?</svg>', html, re.DOTALL)
+    return str(found)
+
+
+def test_a_difference_has_a_mark_that_can_be_seen(html: str) -> None:
+    # The first estimates of differences were drawn with a clear edge.
+    drawn = figure(html, "differences to SUM")
+    marks = re.findall(r'<use xlink:href="#[^"]+" [^>]*style="([^"]*)"/>', drawn)
+    blue = [style for style in marks if "stroke: #2b86cc" in style]
+    assert len(blue) == 3
+    assert not any("opacity: 0" in style for style in blue)
+    assert "stroke-opacity: 0" not in drawn
+
+
+def test_an_open_difference_is_hollow() -> None:
+    records = [r for r in sweep() if r.identity.method != "tilt"]
+    noisy = zip((60.0, 90.0, 120.0, 75.0, 99.0), range(5), strict=True)
+    records += [record(accuracy, 2.0, method="tilt", seed=seed) for accuracy, seed in noisy]
+    drawn = figure(page(build(records)), "differences to SUM")
+    assert re.search(
+        r'<use xlink:href="#[^"]+" [^>]*style="fill-opacity: 0; stroke: #2b86cc', drawn
+    )
+    assert re.search(r'<use xlink:href="#[^"]+" [^>]*style="fill: #2b86cc', drawn)
+
+
+def test_the_pareto_front() -> None:
+    points = [(1.0, 5.0), (2.0, 3.0), (2.0, 4.0), (3.0, 3.0), (4.0, 1.0), (1.0, 6.0)]
+    assert pareto(points) == [(1.0, 5.0), (2.0, 3.0), (4.0, 1.0)]
+
+
+def test_each_objective_against_the_reference(html: str) -> None:
+    drawn = figure(html, "objectives against the reference")
+    (table,) = tables(build(sweep())["digits"])
+    lost = by_objective(table, "TILT")
+    assert lost == pytest.approx({"left": 20.0, "right": 0.0}, abs=0.1)
+    assert all(f">{text}</text>" in drawn for text in ("left", "right", "TILT x flat"))
+
+
+def test_learning_curves_need_records() -> None:
+    records = [long(r) for r in sweep()]
+    assert "learning curves" not in page(build(records))
+    drawn = figure(page(build(records), records), "learning curves")
+    assert all(f">{text}</text>" in drawn for text in ("SUM", "TILT", "flat", "plain"))
+
+
+def long(record: RunRecord) -> RunRecord:
+    """With three epochs."""
+    (phase,) = record.phases
+    return record.model_copy(
+        update={"phases": [phase.model_copy(update={"epochs": phase.epochs * 3})]}
+    )
+
+
+def test_the_command_behind_each_row(html: str) -> None:
+    records = [with_command(r) for r in sweep(seeds=[0, 2])]
+    made = page(build(records))
+    said = "<code>mtlbench run digits --method tilt --seed 0 2 --out runs</code>"
+    assert f'<dt>TILT <span class="soft">at 01234567</span></dt><dd>{said}</dd>' in made
+    assert made.count("<dt>") == 5
+
+
+def with_command(record: RunRecord) -> RunRecord:
+    identity = record.identity
+    line = f"mtlbench run digits --method {identity.method} --seed {identity.seed} --out runs"
+    origin = record.provenance.model_copy(update={"command": line})
+    return record.model_copy(update={"provenance": origin})
 
 
 def test_ids_are_unique() -> None:

@@ -5,6 +5,9 @@ data, architecture and class of device; and on the seeds that they have in commo
 (:mod:`~mtlbench.boards.seeds`). A row that lacks some of these is compared on those that it has,
 and says so in ``status``; one whose run diverged or failed keeps empty cells: nothing is averaged
 over holes.
+
+Runs of the baseline alone, for n times the epochs of a group that is the same otherwise, are a row
+of that group: the baseline at the time that another row takes.
 """
 
 from __future__ import annotations
@@ -97,11 +100,12 @@ def _board(task: str, records: Sequence[RunRecord]) -> Board:
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for record in records:
         groups.setdefault(tuple(_group(record).values()), []).append(record)
+    groups = _with_longer(groups)
     metrics = _metrics(records)
     rows, seeds = [], []
     for key in sorted(groups):
         metrics_here = _metrics(groups[key])
-        runs = _runs(groups[key], metrics_here)
+        runs = _runs(groups[key], metrics_here, key[_EPOCHS])
         compared = _compared_on(runs)
         seeds.append(_compare(runs, metrics_here, compared))
         rows.append(_reduce(seeds[-1], metrics_here, compared))
@@ -115,6 +119,33 @@ def _board(task: str, records: Sequence[RunRecord]) -> Board:
     said = ["role", "plain", "seed", "status", "reason", "selected_epoch"]
     seed_columns = [*GROUP, *ROW, *_TITLES, *said, *values, *_DELTAS, *_COSTS, *_ORIGIN]
     return Board(task, metrics, _stack(rows, columns), _stack(seeds, seed_columns))
+
+
+_EPOCHS = GROUP.index("epochs")
+
+
+def _with_longer(
+    groups: Mapping[tuple[Any, ...], list[RunRecord]],
+) -> dict[tuple[Any, ...], list[RunRecord]]:
+    """Groups, in which longer runs of the baseline have joined the one that they belong to."""
+    joined = {key: list(records) for key, records in groups.items()}
+    for key, records in groups.items():
+        if all(record.role == "baseline" and record.plain for record in records):
+            hosts = [
+                other
+                for other, found in groups.items()
+                if other != key
+                and _but_epochs(other) == _but_epochs(key)
+                and key[_EPOCHS] % other[_EPOCHS] == 0
+                and any(record.role == "reference" for record in found)
+            ]
+            if len(hosts) == 1:
+                joined[hosts[0]] += joined.pop(key)
+    return joined
+
+
+def _but_epochs(key: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (*key[:_EPOCHS], *key[_EPOCHS + 1 :])
 
 
 def _stack(frames: Sequence[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
@@ -158,15 +189,44 @@ def option_texts(options: Mapping[str, Any]) -> list[str]:
     return [f"{name}={value}" for name, value in values.items()]
 
 
-def _run(record: RunRecord) -> dict[str, Any]:
-    """A run as a row of the seed-level table, without comparisons."""
-    identity, provenance = record.identity, record.provenance
-    method_title, sharpness_title = record.titles
-    run = _group(record) | {
+def _place_of(record: RunRecord) -> dict[str, Any]:
+    """The group and the row that a record belongs to."""
+    identity = record.identity
+    return _group(record) | {
         "method": identity.method,
         "method_options": _text(identity.method_options, identity.method_code),
         "sharpness": identity.sharpness,
         "sharpness_options": _text(identity.sharpness_options, identity.sharpness_code),
+    }
+
+
+def histories(records: Iterable[RunRecord]) -> pd.DataFrame:
+    """Learning curves of the runs that trained one network and reached their end.
+
+    Returns:
+        One row an epoch: what tells a board's rows apart, "seed", "epoch" and "score", which epochs
+        are selected by, on validation.
+    """
+    found = [
+        _place_of(record) | {"seed": record.identity.seed, "epoch": n, "score": e.selection_score}
+        for record in records
+        if record.status == "ok" and len(record.phases) == 1
+        for n, e in enumerate(record.phases[0].epochs)
+    ]
+    return pd.DataFrame(found, columns=[*GROUP, *ROW, "seed", "epoch", "score"])
+
+
+def _run(record: RunRecord, epochs: int) -> dict[str, Any]:
+    """A run as a row of the seed-level table, without comparisons.
+
+    Args:
+        record: of the run.
+        epochs: of its group; a longer run has its own as an option, and is not what others are
+            measured against.
+    """
+    identity, provenance = record.identity, record.provenance
+    method_title, sharpness_title = record.titles
+    run = _place_of(record) | {
         "method_title": method_title,
         "sharpness_title": sharpness_title,
         "role": record.role,
@@ -181,6 +241,10 @@ def _run(record: RunRecord) -> dict[str, Any]:
         "started": provenance.started,
         "command": provenance.command,
     }
+    if identity.epochs != epochs:
+        options = ",".join([*option_texts(identity.method_options), f"epochs={identity.epochs}"])
+        run |= {"epochs": epochs, "method_options": options, "role": "method"}
+    run["times"] = identity.epochs / epochs
     return run | (_results(record) if record.status == "ok" else {})
 
 
@@ -207,9 +271,9 @@ def _place(run: dict[str, Any]) -> tuple[Any, ...]:
     return (_ROLES.index(run["role"]), *method, *wrapper, run["seed"])
 
 
-def _runs(records: Sequence[RunRecord], metrics: Mapping[str, Metric]) -> pd.DataFrame:
+def _runs(records: Sequence[RunRecord], metrics: Mapping[str, Metric], epochs: int) -> pd.DataFrame:
     """The runs of a group in order."""
-    in_order: list[dict[str, Any]] = sorted((_run(record) for record in records), key=_place)
+    in_order: list[dict[str, Any]] = sorted((_run(r, epochs) for r in records), key=_place)
     runs = pd.DataFrame(in_order)
     numbers = [*_values(metrics), *_COSTS, "train_seconds"]
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *numbers])))
@@ -287,11 +351,12 @@ def _clean(number: float) -> float:
 
 
 def _step_ratios(runs: pd.DataFrame) -> list[float]:
-    """Step times over that of the baseline's run with the same seed on the same machine."""
+    """Step times over that of the baseline's run with the same seed on the same machine; a run of n
+    times the epochs counts n steps as one."""
     keys = ["seed", *_MACHINE]
     times = _sole(runs, "baseline").set_index(keys)["step_ms"].to_dict()
     found = [times.get(key, math.nan) for key in runs[keys].itertuples(index=False, name=None)]
-    return list(runs["step_ms"] / pd.Series(found, index=runs.index))
+    return list(runs["step_ms"] * runs["times"] / pd.Series(found, index=runs.index))
 
 
 def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,8 @@ _WORTH = ["resolution", "seeds_for_a_point", "time_ratio"]
 PAIR_COLUMNS = [*_PAIR, "difference", "sd", "low", "high", "low_90", "high_90", *_TESTS, *_WORTH]
 _STANDING = ["task", "group", "row", "n_seeds", "delta_m", "sd", "low", "high"]
 _PLACE = ["rank_low", "rank_high", "better_than", "worse_than"]
-STANDING_COLUMNS = [*_STANDING, *_PLACE, "worst", "worst_metric"]
+_SELECTION = ["headline", "delta_m_selected", "delta_m_mean_of_last", "delta_m_last", "sd_last"]
+STANDING_COLUMNS = [*_STANDING, *_PLACE, "worst", "worst_metric", *_SELECTION]
 
 
 @dataclass(frozen=True)
@@ -95,13 +96,29 @@ class Table:
     def _is_whole(self, name: str) -> bool:
         return bool((self.rows.loc[self.rows["name"] == name, "status"] == "ok").all())
 
-    def against_reference(self, name: str, some: Sequence[int] | None = None) -> Estimate:
+    @cached_property
+    def averages_last(self) -> bool:
+        """Whether the protocol takes the mean of the last epochs' scores, and selects none: then
+        every reference run counts its last epoch, and yet its scores differ from those of that
+        epoch."""
+        if not self.has_reference:
+            return False
+        metrics, ends = list(self.metrics), set(self.rows["epochs"] - 1)
+        base = self._reference
+        counted = {int(n) for text in base["selected_epoch"] for n in str(text).split()}
+        last = base[[f"{name}_last" for name in metrics]].set_axis(metrics, axis=1)
+        return counted == ends and not last.equals(base[metrics])
+
+    def against_reference(
+        self, name: str, some: Sequence[int] | None = None, at: Literal["", "_last"] = ""
+    ) -> Estimate:
         """Delta-m of a row, with the reference's own noise.
 
         Args:
             name: of the row.
             some: seeds, which may repeat; all of the group's by default, and NaN if the row lacks
                 one.
+            at: empty for the scores that count by the protocol, "_last" for the last epoch's.
         """
         mine = self.of(name)
         if not self.has_reference or (some is None and not self._is_whole(name)):
@@ -109,19 +126,24 @@ class Table:
         base = self._reference
         seeds = list(mine.index if some is None else some)
         signs = [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
-        columns = list(self.metrics)
+        columns = [name + at for name in self.metrics]
         return against_reference(mine.loc[seeds, columns], base.loc[seeds, columns], signs)
 
-    def worst(self, name: str) -> tuple[str, float]:
-        """The metric that lost most against the reference, and how much, on the means."""
+    def lost(self, name: str) -> dict[str, float]:
+        """Change for the worse of each metric against the reference, in percent, on the means;
+        empty where there is none."""
         if not self.has_reference or not self._is_whole(name):
-            return "", math.nan
+            return {}
         columns = list(self.metrics)
         means, base = (
             runs[columns].mean(skipna=False) for runs in (self.of(name), self._reference)
         )
         directions = {m: metric.higher_is_better for m, metric in self.metrics.items()}
-        return worst_objective(changes(_floats(means), _floats(base), directions))
+        return changes(_floats(means), _floats(base), directions)
+
+    def worst(self, name: str) -> tuple[str, float]:
+        """The metric that lost most against the reference, and how much, on the means."""
+        return worst_objective(self.lost(name))
 
 
 def _floats(values: pd.Series[float]) -> dict[str, float]:
@@ -246,8 +268,18 @@ def standings(board: Board, everything: pd.DataFrame) -> pd.DataFrame:
             entry |= {"low": low, "high": high, "rank_low": rank_low, "rank_high": rank_high}
             entry["better_than"] = sum(winner == name for winner, _ in beaten)
             entry["worse_than"] = sum(loser == name for _, loser in beaten)
-            found.append(entry | {"worst": worst, "worst_metric": worst_metric})
+            entry |= {"worst": worst, "worst_metric": worst_metric}
+            found.append(entry | _selection(table, name, estimate))
     return pd.DataFrame(found, columns=STANDING_COLUMNS)
+
+
+def _selection(table: Table, name: str, counts: Estimate) -> dict[str, Any]:
+    """Delta-m by what of a run is taken, as far as records have it; which of them counts is the
+    protocol's choice, as a run keeps test scores of one epoch beside the last, or of a mean."""
+    headline = "mean_of_last" if table.averages_last else "selected"
+    last = table.against_reference(name, at="_last")
+    entry = {"headline": headline, f"delta_m_{headline}": counts.mean}
+    return entry | {"delta_m_last": last.mean, "sd_last": last.sd}
 
 
 def _ordered(pair: pd.Series[Any]) -> tuple[str, str]:

@@ -91,6 +91,16 @@ class Estimate:
         return resolution(self.sd, self.n)
 
 
+def prediction(seeds: Estimate) -> float:
+    r"""How far apart two draws may lie, 19 times in 20, :math:`t_{0.975, n-1} \sqrt 2 s`.
+
+    NaN for less than two seeds.
+    """
+    if seeds.n < 2:
+        return math.nan
+    return _quantile((1 + LEVEL) / 2, seeds.n) * math.sqrt(2) * seeds.sd
+
+
 def resolution(sd: float, n: int) -> float:
     r"""The true difference that n seeds show as one, at 5 %, four times in five.
 

@@ -20,7 +20,9 @@ from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
 from mtlbench.cli.look import show, toy
 from mtlbench.cli.page import page
+from mtlbench.cli.regenerate import regenerate
 from mtlbench.cli.run import quickstart, run
+from mtlbench.cli.submit import submit, verify
 from mtlbench.cli.sweep import sweep
 from mtlbench.cli.terminal import aside, legible
 from mtlbench.errors import UsageError
@@ -58,6 +60,9 @@ def _everywhere(
 app.command("list")(list_)
 for command in (run, sweep, quickstart, leaderboard, compare, page, show, toy, check):
     app.command()(command)
+app.command()(regenerate)
+app.command()(submit)
+app.command()(verify)
 app.add_typer(bench_app, name="bench")
 app.add_typer(data_app, name="data")
 

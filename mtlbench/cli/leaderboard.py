@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mtlbench.cli.options import Out
+from mtlbench.cli.submit import check_submission
 from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
 
@@ -23,7 +24,11 @@ def leaderboard(
     ),
     out: Out = Path("leaderboards"),
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail if a CSV file would change.")
+        bool,
+        typer.Option(
+            "--check",
+            help="Write nothing; fail if a CSV file would change, or a submission is unfit.",
+        ),
     ] = False,
     plot: Annotated[
         bool, typer.Option("--plot", help="Also plot delta-m against run time.")
@@ -43,12 +48,16 @@ def leaderboard(
     from mtlbench.boards.build import build
     from mtlbench.boards.formats import FORMATS
     from mtlbench.boards.plot import plot as draw
+    from mtlbench.boards.submission import MANIFEST
     from mtlbench.files import check_writable
 
     if form is not None and form not in FORMATS:
         raise UsageError(f"unknown format {form!r}; there are: {', '.join(FORMATS)}")
     if published is not None:
         print_published(published)
+        return
+    if check and (folder / MANIFEST).is_file():
+        check_submission(folder, out / "specs")
         return
     records, faults = read(folder)
     if form is not None:

@@ -25,6 +25,7 @@ def page(
     from mtlbench.files import check_writable, write_atomically
 
     check_writable(out.parent)
-    text = html(build(read(folder)[0]))
+    records, _ = read(folder)
+    text = html(build(records), records)
     write_atomically(out, lambda temporary: temporary.write_bytes(text.encode()))
     say(f"wrote {out}")

@@ -1,0 +1,310 @@
+"""The page's pictures: inline SVG in the page's colours, the same bytes every time."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from importlib.resources import as_file, files
+from textwrap import fill
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from mtlbench.boards.build import GROUP, ROW
+from mtlbench.boards.comparisons import Table
+from mtlbench.boards.statistics import VERDICTS
+from mtlbench.boards.symbols import TIMES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SHOWN = VERDICTS[:3]
+"""What tests have shown."""
+_COLOURS = ("#2b86cc", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8c7a00", "#7f7f7f")
+"""Near Okabe and Ito's, which the colour-blind can tell apart; all show on light and on dark."""
+_MARKERS = "osD^vP*Xph<>"
+_LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
+_INK = "#010203"
+"""What the page's text colour replaces in pictures."""
+_PANELS = 4
+"""Of small multiples, side by side."""
+_MOST_NAMES = 13
+"""Bars that have room for their names."""
+_OUTLIER = 8
+"""An axis with a value this many times the median one is logarithmic beyond the bulk."""
+
+
+def figures(table: Table, known: pd.DataFrame, histories: pd.DataFrame) -> list[str]:
+    """What can be drawn of a group.
+
+    Args:
+        table: the group.
+        known: its pairs.
+        histories: of any groups, as :func:`~mtlbench.boards.build.histories` makes them.
+    """
+    drawn = [*_against_time(table), *_forest(table, known), *_objectives(table)]
+    return [*drawn, *_curves(table, histories)]
+
+
+# ------------------------------------------------------------------------------------ how
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Any]]:
+    """A figure, and its axes in one dimension; small multiples share theirs."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasSVG(figure)
+    every = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
+    figure.patch.set_alpha(0)
+    for axes in every:
+        axes.patch.set_alpha(0)
+        axes.tick_params(colors=_INK)
+        for spine in axes.spines.values():
+            spine.set_color(_INK)
+        axes.xaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(_INK)
+    return figure, every
+
+
+def _multiples(n: int, height: float) -> tuple[Figure, list[Any]]:
+    """Small multiples, each so high."""
+    rows = math.ceil(n / _PANELS)
+    figure, every = _figure(12, 0.8 + height * rows, rows, min(n, _PANELS))
+    for spare in every[n:]:
+        spare.set_visible(False)
+    return figure, every[:n]
+
+
+def _title(axes: Any, text: str) -> None:
+    axes.set_title(fill(text, 30), fontsize=9, color=_INK, loc="left")
+
+
+def _svg(figure: Figure, label: str, caption: str, salt: str, *, wide: bool = False) -> str:
+    """Inline, in the page's colours, the same bytes every time."""
+    from matplotlib import rc_context
+
+    file = io.StringIO()
+    source = files("mtlbench.boards").joinpath("page.mplstyle")
+    with as_file(source) as style, rc_context({"svg.hashsalt": salt}, fname=style):
+        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = file.getvalue().replace(_INK, "currentColor")
+    drawn = drawn[drawn.index("<svg") :]
+    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+    drawn = re.sub(r' width="[\d.]+pt"| height="[\d.]+pt"', "", drawn, count=2)
+    drawn = re.sub(r"font: ([\d.]+px) '[^;\"]*", r"font: \1 sans-serif", drawn)
+    drawn = re.sub(r"font-family: '[^;\"]*", "font-family: sans-serif", drawn)
+    # Ids are unique in a picture only; a page has many of them.
+    drawn = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", drawn)
+    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
+    kind = ' class="wide"' if wide else ""
+    return f"<figure{kind}>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _salt(table: Table, kind: str) -> str:
+    """What tells the ids of a picture from those of all others."""
+    return f"{kind}{hashlib.sha256(table.heading.encode()).hexdigest()[:8]}"
+
+
+def _task(table: Table) -> str:
+    return str(table.rows["task"].iloc[0])
+
+
+def _legend(figure: Figure, entries: Sequence[Any]) -> None:
+    legend = figure.legend(handles=entries, loc="outside right upper", frameon=False)
+    for text in legend.get_texts():
+        text.set_color(_INK)
+
+
+# ------------------------------------------------------------------------------------ what
+def _against_time(table: Table) -> Iterator[str]:
+    """Delta-m against step time, with intervals that have the reference's noise."""
+    from matplotlib.lines import Line2D
+
+    rows = table.compared.dropna(subset=["delta_m", "step_ratio"])
+    if rows.empty:
+        return
+    figure, (axes,) = _figure(6, 4)
+    methods, wrappers = (list(dict.fromkeys(rows[f"{p}_title"])) for p in ("method", "sharpness"))
+    points = []
+    for _, row in rows.iterrows():
+        found = table.against_reference(row["name"])
+        low, high = found.interval()
+        points.append((float(row["step_ratio"]), found.mean))
+        axes.errorbar(
+            *points[-1],
+            yerr=None if math.isnan(low) else (high - low) / 2,
+            color=_COLOURS[methods.index(row["method_title"]) % len(_COLOURS)],
+            marker=_MARKERS[wrappers.index(row["sharpness_title"]) % len(_MARKERS)],
+            markersize=7,
+            capsize=2,
+            elinewidth=1,
+            linestyle="",
+        )
+    front = pareto(points)
+    axes.plot(*zip(*front, strict=True), color=_INK, linewidth=1, drawstyle="steps-post", zorder=1)
+    axes.axhline(0, color=_INK, linewidth=0.8, linestyle="--")
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter("{x:g}" + TIMES)
+    axes.set_xlabel("step time over the baseline's")
+    axes.set_ylabel("Δm%")
+    entries = [
+        Line2D([], [], linestyle="", marker="o", color=_COLOURS[i % len(_COLOURS)], label=name)
+        for i, name in enumerate(methods)
+    ]
+    entries += [
+        Line2D([], [], linestyle="", marker=_MARKERS[i % len(_MARKERS)], color=_INK, label=name)
+        for i, name in enumerate(wrappers)
+    ]
+    entries.append(Line2D([], [], color=_INK, linewidth=1, label="Pareto front"))
+    _legend(figure, entries)
+    caption = (
+        "Δm% against step time (left and down is better). Bars: 95 % intervals, the reference's "
+        "own noise included; dashed: the reference; line: the Pareto front of the means, of which "
+        "noise has its part."
+    )
+    label = f"{_task(table)}: delta-m against step time"
+    yield _svg(figure, label, caption, _salt(table, "t"))
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other is better than in one coordinate and no worse in the other, less
+    being better; by their first coordinate."""
+    front: list[tuple[float, float]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1]:
+            front.append(point)
+    return front
+
+
+def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
+    """Differences to the baseline, with intervals."""
+    plain = table.compared[(table.compared["role"] == "baseline") & table.compared["plain"]]
+    if len(plain) != 1:
+        return
+    baseline = plain["name"].iloc[0]
+    met = known[(known["second"] == baseline) & known["low"].notna()]
+    if met.empty:
+        return
+    figure, (axes,) = _figure(6, 1 + 0.25 * len(met))
+    for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
+        shown = pair["question_verdict" if pair["question"] else "verdict"] in SHOWN
+        axes.plot([pair["low"], pair["high"]], [y, y], color=_COLOURS[0], linewidth=1.5)
+        # A clear filling would make the edge clear, too: matplotlib has one alpha for both.
+        axes.plot(
+            pair["difference"],
+            y,
+            marker="o",
+            color=_COLOURS[0],
+            markerfacecolor=_COLOURS[0] if shown else "None",
+            markeredgewidth=1.5,
+        )
+    axes.axvspan(-1, 1, color=_COLOURS[-1], alpha=0.25, linewidth=0)
+    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.set_yticks(range(len(met)), list(met["first"].iloc[::-1]))
+    widest = met[["low", "high"]].abs().to_numpy().max()
+    if widest > 20:
+        axes.set_xscale("symlog", linthresh=5)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set_xticks([t for t in (-100, -20, -5, 0, 5, 20, 100) if abs(t) <= widest])
+        axes.set_xlim(1.3 * min(met["low"].min(), -5), 1.3 * max(met["high"].max(), 5))
+    axes.set_xlabel(f"points of Δm% more than {baseline}")
+    caption = (
+        f"Paired differences to {baseline} (left is better) with 95 % intervals. Grey: ±1 point. "
+        "Filled: shown to be better, worse or equal, with Holm's correction over the questions "
+        "above, or over all pairs for what is none of them; hollow: open."
+    )
+    label = f"{_task(table)}: differences to {baseline}"
+    yield _svg(figure, label, caption, _salt(table, "f"))
+
+
+def _objectives(table: Table) -> Iterator[str]:
+    """What each objective lost against the reference, row by row."""
+    lost = {name: found for name in table.compared["name"] if (found := by_objective(table, name))}
+    if not lost:
+        return
+    names = list(next(iter(lost.values())))
+    named = len(names) <= _MOST_NAMES
+    height = 0.45 + (0.17 * len(names) if named else 1.3)
+    figure, panels = _multiples(len(lost), height)
+    for axes, (row, values) in zip(panels, lost.items(), strict=True):
+        widths = list(values.values()) if named else sorted(values.values())
+        colours = [_COLOURS[4] if width > 0 else _COLOURS[2] for width in widths]
+        axes.barh(range(len(widths)), widths, color=colours, height=0.8 if named else 1.0)
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.tick_params(axis="y", labelsize=8)
+        _title(axes, row)
+    panels[0].set_yticks(range(len(names)) if named else [], names if named else [])
+    panels[0].invert_yaxis()
+    every = pd.Series([v for values in lost.values() for v in values.values()])
+    sizes = every.abs()
+    if sizes.max() > _OUTLIER * sizes.median() > 0:
+        linear = float(f"{2 * sizes.median():.1g}")
+        panels[0].set_xscale("symlog", linthresh=linear)
+        panels[0].xaxis.set_major_formatter("{x:g}")
+        ticks = [linear * factor for factor in (1, 4, 20, 100, 400, 2000)]
+        panels[0].set_xticks([-linear, 0, *(tick for tick in ticks if tick <= sizes.max())])
+        panels[0].set_xlim(1.3 * min(every.min(), -linear), 1.3 * sizes.max())
+    figure.supxlabel("change for the worse against the reference, %", color=_INK, fontsize=10)
+    order = "" if named else f" The {len(names)} objectives from the best to the worst."
+    caption = (
+        "Each objective against a network of its own (left is better), the mean over its metrics "
+        f"and over seeds.{order}"
+    )
+    label = f"{_task(table)}: objectives against the reference"
+    yield _svg(figure, label, caption, _salt(table, "o"), wide=True)
+
+
+def by_objective(table: Table, name: str) -> Mapping[str, float]:
+    """Change for the worse of each objective against the reference, in percent: the mean over its
+    metrics, of means over seeds. Empty where that is not known."""
+    lost = table.lost(name)
+    if not lost or any(math.isnan(value) for value in lost.values()):
+        return {}
+    objectives = [table.metrics[metric].objective for metric in lost]
+    means = pd.Series(lost.values(), dtype=float).groupby(objectives, sort=False).mean()
+    return {str(objective): float(value) for objective, value in means.items()}
+
+
+def _curves(table: Table, histories: pd.DataFrame) -> Iterator[str]:
+    """How selection scores went, a panel a method, a line a wrapper."""
+    from matplotlib.lines import Line2D
+
+    keys = table.compared[[*GROUP, *ROW, "name", "method_title", "sharpness_title"]]
+    found = histories.merge(keys, on=[*GROUP, *ROW])
+    means = found.groupby(["name", "epoch"], sort=False)["score"].mean().unstack("epoch")
+    if means.shape[1] < 2:
+        return
+    rows = table.compared[table.compared["name"].isin(means.index)]
+    methods, wrappers = (list(dict.fromkeys(rows[f"{p}_title"])) for p in ("method", "sharpness"))
+    styles: list[dict[str, Any]] = [
+        {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _LINES[i % len(_LINES)]}
+        for i in range(len(wrappers))
+    ]
+    figure, panels = _multiples(len(methods), 1.8)
+    for _, row in rows.iterrows():
+        scores = means.loc[row["name"]]
+        style = styles[wrappers.index(row["sharpness_title"])]
+        panel = panels[methods.index(row["method_title"])]
+        panel.plot(scores.index, scores, linewidth=1.3, **style)
+    for axes, method in zip(panels, methods, strict=True):
+        _title(axes, method)
+    values = pd.Series(means.to_numpy().ravel()).dropna()
+    span = values.max() - values.quantile(0.1)
+    if span > 0:  # the first epochs may lie far below
+        panels[0].set_ylim(values.quantile(0.1) - 0.1 * span, values.max() + 0.1 * span)
+    figure.supxlabel("epoch", color=_INK, fontsize=10)
+    figure.supylabel("selection score", color=_INK, fontsize=10)
+    entries = [Line2D([], [], label=w, **s) for w, s in zip(wrappers, styles, strict=True)]
+    _legend(figure, entries)
+    caption = (
+        "Learning curves: what epochs are selected by, on validation (more is better), the mean "
+        "over seeds; rows with options of their own have a line each."
+    )
+    label = f"{_task(table)}: learning curves"
+    yield _svg(figure, label, caption, _salt(table, "c"), wide=True)

@@ -1,0 +1,122 @@
+"""A record's run made again: whether the same comes out, within what seeds leave open."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from mtlbench.boards.metrics import changes
+from mtlbench.boards.statistics import MARGIN, Estimate, prediction
+from mtlbench.errors import UsageError
+from mtlbench.runs.identity import RunIdentity
+from mtlbench.runs.record import RunRecord
+from mtlbench.runs.spec import Run, RunSpec, prepare
+
+ENOUGH = 3
+"""Seeds that say how far apart draws lie."""
+Outcome = Literal["bit-equal", "within noise", "different"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came out.
+
+    Args:
+        outcome: every number of training and test is the same; or the mean change of the metrics is
+            within ``tolerance``; or it is not.
+        change: how much worse the record's metrics are, on average, in percent of those made here.
+        tolerance: the change that is no surprise, in the same unit.
+    """
+
+    outcome: Outcome
+    change: float
+    tolerance: float
+
+
+def request(record: RunRecord) -> Run:
+    """The run that a record is of, as this machine would make it.
+
+    The record's command is read, and no shell sees it; but methods and tasks of other packages that
+    it names are imported.
+
+    Raises:
+        UsageError: the command is none of ``mtlbench run``, or means another run here.
+    """
+    _, _, task, *words = [*shlex.split(record.provenance.command), *[""] * 3]
+    options = dict(zip(words[::2], words[1::2], strict=False))
+    if "--method" not in options:
+        raise UsageError(f"{record.provenance.command!r} is no command that makes one run")
+    epochs, data, weights = (options.get(f"--{name}") for name in ("epochs", "data", "weights"))
+    run = prepare(
+        RunSpec(
+            task,
+            options["--method"],
+            options.get("--sharpness"),
+            record.identity.seed,
+            options.get("--protocol"),
+            None if data is None else Path(data),
+            None if epochs is None else int(epochs),
+            options.get("--arch"),
+            options.get("--device"),
+            None if weights is None else Path(weights),
+        )
+    )
+    differing = _differing(record.identity, run.identity)
+    if differing:
+        raise UsageError(f"the record's command is another run here: {'; '.join(differing)}")
+    return run
+
+
+def _differing(theirs: RunIdentity, ours: RunIdentity) -> list[str]:
+    return [
+        f"{name} is {mine!r} here, {value!r} in the record"
+        for name, value in theirs
+        if (mine := getattr(ours, name)) != value
+    ]
+
+
+def compare(record: RunRecord, again: RunRecord, siblings: Iterable[RunRecord]) -> Verification:
+    r"""A record and its run again.
+
+    With :math:`v_m` the record's test scores and :math:`v'_m` those of the run made again, which
+    are to be trusted, the record's change is
+
+    .. math:: d = \frac{100}{M} \sum_m \sigma_m \frac{v_m - v'_m}{v'_m}
+
+    Another machine rounds otherwise, which draws the rest of a training anew. So tolerated is what
+    two draws differ by, :math:`t_{0.975, n-1} \sqrt 2 s`: s is the standard deviation of d over n
+    seeds of the row, of this one as it was made here. It is one point where n is less than three.
+
+    Args:
+        record: handed in.
+        again: made here.
+        siblings: the row's records; the one of this seed does not count.
+    """
+    change = _change(again, record)
+    others = [other for other in siblings if other.identity != record.identity]
+    deviations = Estimate.of([0.0, *(_change(again, other) for other in others)])
+    tolerance = MARGIN if deviations.n < ENOUGH else prediction(deviations)
+    if _numbers(record) == _numbers(again):
+        return Verification("bit-equal", 0.0, tolerance)
+    return Verification(
+        "within noise" if abs(change) <= tolerance else "different", change, tolerance
+    )
+
+
+def _change(base: RunRecord, record: RunRecord) -> float:
+    directions = {metric.name: metric.higher_is_better for metric in base.metrics}
+    if base.status != "ok" or record.status != "ok":
+        return math.nan
+    return fmean(changes(record.scores(), base.scores(), directions).values())
+
+
+def _numbers(record: RunRecord) -> object:
+    """All that has to be the same: no times."""
+    timeless = {"phases": {"__all__": {"epochs": {"__all__": {"step_ms"}}}}}
+    left = record.model_dump(include={"status", "phases"}, exclude=timeless)
+    return repr(left)  # NaN is what it is

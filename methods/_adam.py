@@ -55,7 +55,7 @@ class TaskAdam(Optimizer):
         state, (beta1, beta2) = self.state[p], group["betas"]
         if not state:
             state.update({name: torch.zeros_like(p) for name in ("step", "exp_avg", "exp_avg_sq")})
-        state["step"] += 1
+        state["step"] = state["step"].to(p.device) + 1  # torch leaves it on the CPU when it loads
         t = state["step"].double()
         mean = state["exp_avg"].lerp_(grad, 1 - beta1)
         square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)

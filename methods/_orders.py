@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtlbench.engine.gramian import GramianMethod
+from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import GradientView
 
 
@@ -25,8 +26,10 @@ class InRandomOrders(GramianMethod):
         self._orders = np.tile(np.arange(n_tasks), (n_tasks, 1))
         """Row i: in which order task i meets the others, and itself."""
 
-    def weights(self, view: GradientView) -> Tensor:
+    def drawn(self, view: GradientView) -> Sequence[Tensor]:
         K, source = self.n_tasks, view.generator
         draws = torch.rand(K, K, generator=source, device=source.device)
-        self._orders = draws.argsort(dim=1).cpu().numpy()
-        return super().weights(view)
+        return [draws.argsort(dim=1)]
+
+    def use(self, *draws: Array) -> None:
+        self._orders = draws[0].astype(np.intp)

@@ -48,6 +48,7 @@ class DBMTL(WeightingMethod):
         backwards="per-task",
         claims=("permutation", "scaling", "row-scaling"),
     )
+    on_host = ("steps",)
     steps: Tensor
     full: Tensor
     filled: Tensor
@@ -75,7 +76,7 @@ class DBMTL(WeightingMethod):
         begun, full = self.filled > 0, beta * self.full + 1 - beta
         share = torch.where(begun, 1 - beta, full).to(J)
         average = J * (share * inverse)[:, None]
-        if bool(begun.any()):
+        if self.average.numel():
             kept = torch.where(begun, beta * (self.full / self.filled), 0.0)
             average.addcmul_(self.average.to(J), kept.to(J)[:, None])
         self._proposed = average, full

@@ -52,6 +52,7 @@ class GradVac(InRandomOrders):
         discontinuous="where a gradient has been cancelled: its cosines are 0/0",
     )
     pairs = ("targets",)
+    on_host = (*InRandomOrders.on_host, "targets")
     targets: Tensor
 
     def __init__(
@@ -69,7 +70,7 @@ class GradVac(InRandomOrders):
     def solve(self, gramian: Array, losses: Array) -> Array:
         norms, tasks = np.sqrt(np.diag(gramian)), np.arange(self.n_tasks)
         w = np.eye(self.n_tasks)  # row i: the coefficients of g_i'
-        targets = self.targets.cpu().numpy().copy()
+        targets = self.targets.numpy().copy()
         rounding = (
             2 * self.n_tasks * self.resolution
         ) ** 0.5  # of a length, as G has that of squares

@@ -50,6 +50,7 @@ class MoCo(WeightingMethod):
         backwards="per-task",
         claims=("permutation", "identical"),
     )
+    on_host = ("rounds",)
     simplex: Tensor
     steps: Tensor
     rounds: Tensor
@@ -87,7 +88,7 @@ class MoCo(WeightingMethod):
 
     def _followed(self, J: Tensor) -> Tensor:
         """The new Y."""
-        if not bool(self.steps.any()):
+        if not self.tracked.numel():
             return J.clone()
         t = (self.steps + 1).double()[:, None]
         speed = torch.where(t > 1, self.beta / t**self.decay, 1.0)
@@ -108,4 +109,5 @@ def project_simplex(v: Tensor) -> Tensor:
     excess = u.cumsum(0) - 1
     count = torch.arange(1, len(v) + 1, device=v.device)
     size = (u * count > excess).sum()
-    return (v - excess[size - 1] / size).clamp_min(0)
+    last = (size - 1).clamp_min(0)  # below 0 where v is NaN
+    return (v - excess.gather(0, last.view(1)) / size).clamp_min(0)

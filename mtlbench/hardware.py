@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from mtlbench.errors import UsageError
 
 STATUS = Path("/proc/self/status")
+ALIGNED = 16
+"""Bytes to whose multiples every dtype may be put."""
 
 
 def cores() -> int:
@@ -77,6 +83,83 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def to_device(t: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the host does not wait for a copy of its own memory to CUDA."""
+    if device.type != "cuda" or t.device.type != "cpu":
+        return t.to(device)
+    return (t if t.is_pinned() else t.pin_memory()).to(device, non_blocking=True)
+
+
+def all_to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """As :func:`to_device`, what has to be pinned for CUDA in one piece and by one copy."""
+    packed = [t for t in tensors if device.type == "cuda" and _packable(t)]
+    if len(packed) < 2:
+        return [to_device(t, device) for t in tensors]
+    ends = np.cumsum([-(-t.nbytes // ALIGNED) * ALIGNED for t in packed]).tolist()
+    here = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
+    spans = [slice(a, a + t.nbytes) for a, t in zip([0, *ends], packed, strict=False)]
+    for span, t in zip(spans, packed, strict=True):
+        here[span].copy_(t.view(-1).view(torch.uint8))
+    there = here.to(device, non_blocking=True)
+    found = {
+        # .data: a version of its own, so that to write to one is not to write to all of them
+        id(t): there[span].view(t.dtype).view(t.shape).data
+        for span, t in zip(spans, packed, strict=True)
+    }
+    return [found[id(t)] if id(t) in found else to_device(t, device) for t in tensors]
+
+
+def _packable(t: Tensor) -> bool:
+    """Whether a tensor is nothing but its bytes, in the host's pageable memory."""
+    plain = t.layout == torch.strided and t.is_contiguous() and not t.requires_grad
+    return t.device.type == "cpu" and plain and t.numel() > 0 and not t.is_pinned()
+
+
+def on_host(*tensors: Tensor) -> list[NDArray[np.float64]]:
+    """Numbers of detached tensors, in double precision; those of one device by one copy."""
+    devices = {t.device for t in tensors}
+    if len(devices) != 1 or any(d.type in ("cpu", "mps") for d in devices):  # MPS has no doubles
+        return [t.cpu().double().numpy() for t in tensors]
+    flat = torch.cat([t.double().flatten() for t in tensors]).cpu()
+    pieces = flat.split([t.numel() for t in tensors])
+    return [piece.view(t.shape).numpy() for piece, t in zip(pieces, tensors, strict=True)]
+
+
+class Stopwatch:
+    """Times of pieces of work, on CUDA without a wait for the device at either end.
+
+    Args:
+        device: that works.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._laps: list[float] = []
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    @contextmanager
+    def lap(self) -> Iterator[None]:
+        """Time what is done within."""
+        if self._device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            yield
+            end.record()
+            self._events.append((start, end))
+            return
+        synchronize(self._device)
+        begun = time.perf_counter()
+        yield
+        synchronize(self._device)
+        self._laps.append(time.perf_counter() - begun)
+
+    def seconds(self) -> list[float]:
+        """All times, in order; waits for the last of them to end."""
+        if self._events:
+            self._events[-1][1].synchronize()
+        return [*self._laps, *(a.elapsed_time(b) / 1000 for a, b in self._events)]
 
 
 class PeakMemory:

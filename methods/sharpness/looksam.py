@@ -38,6 +38,7 @@ class LookSAM(BallWrapper):
     """
 
     info = SharpnessInfo(name="looksam", title="LookSAM", year=2022, arxiv="2203.02714")
+    on_host = ("steps",)
     steps: Tensor
     orthogonal: Tensor
 

@@ -198,7 +198,7 @@ class FlatParameters(Layout, Parameters):
             self._shifts += 1
             self.point = self._shifts
             for segment, direction, length in moves:
-                step = torch.as_tensor(length, dtype=direction.dtype, device=direction.device)
+                step = _scalar(length, direction)
                 torch.addcmul(self._anchor[segment], direction, step, out=self.data[segment])
             self._set_versions([_ELSEWHERE + self._shifts] * len(versions))
 
@@ -230,10 +230,15 @@ class FlatParameters(Layout, Parameters):
         return torch.stack(torch._foreach_norm(direction.split(self.layer_sizes)))
 
 
+def _scalar(length: Tensor | float, like: Tensor) -> Tensor:
+    """A length on the device of a direction; a number is written there, not copied to there."""
+    return length.to(like) if isinstance(length, Tensor) else like.new_full((), length)
+
+
 def _standing_alone(view: Tensor) -> Tensor:
     """The same memory with a storage as big as the view: saved or copied by itself it brings
     nothing else along."""
     try:
         return torch.utils.dlpack.from_dlpack(view)
-    except (BufferError, RuntimeError, TypeError):  # a device or dtype that cannot be exchanged
+    except (BufferError, RuntimeError, TypeError, ValueError):  # DLPack does not know it
         return view

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveInt
 from torch import Tensor
 
+from mtlbench.hardware import to_device
 from mtlbench.interfaces import GradientView, GramianPoint, WeightingMethod
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,13 @@ class GramianMethod(WeightingMethod):
         at: where the gradients are taken, see :meth:`GradientView.gramian`.
     """
 
+    on_host: ClassVar[tuple[str, ...]] = (
+        "last_weights",
+        "solved_at",
+        "solved_for",
+        "steps",
+        "fallbacks",
+    )
     last_weights: Tensor
     solved_at: Tensor
     solved_for: Tensor
@@ -67,13 +76,22 @@ class GramianMethod(WeightingMethod):
     is below it is to count as zero."""
 
     def weights(self, view: GradientView) -> Tensor:
+        drawn = self.drawn(view)
         if self.refresh > 1 and self._known() and self.steps - self.solved_at[0] < self.refresh:
-            return self.last_weights.to(view.losses, copy=True)
-        gramian = view.gramian(self.at).detach().double().cpu().numpy()
+            return _like(self.last_weights.clone(), view.losses)
+        G, losses, *draws = view.fetch(view.gramian(self.at), view.losses, *drawn)
         self.resolution = DOUBLE if view.losses.dtype == torch.float64 else SINGLE
-        solution = self._solved(gramian, view.losses.detach().double().cpu().numpy())
+        self.use(*draws)
+        solution = self._solved(G, losses)
         self._proposed = torch.from_numpy(solution)
-        return self._proposed.to(view.losses)
+        return _like(self._proposed, view.losses)
+
+    def drawn(self, view: GradientView) -> Sequence[Tensor]:
+        """What :meth:`use` is given before a solve, on the device of ``view.losses``."""
+        return ()
+
+    def use(self, *draws: Array) -> None:
+        """Take what was :meth:`drawn`, on the host by now."""
 
     def _solved(self, gramian: Array, losses: Array) -> Array:
         self._failed = False
@@ -88,7 +106,7 @@ class GramianMethod(WeightingMethod):
         if not self._logged:
             logger.warning("%s: last good weights kept, %s", self.info.name, reason)
         self._failed = self._logged = True
-        return (self.last_weights.cpu() if self._known() else self._equal()).numpy().copy()
+        return (self.last_weights if self._known() else self._equal()).numpy().copy()
 
     def _known(self) -> bool:
         """Whether the last weights are those of the tasks at hand, all and only."""
@@ -111,3 +129,8 @@ class GramianMethod(WeightingMethod):
 
     def diagnostics(self) -> dict[str, float]:
         return {"solver_fallbacks": int(self.fallbacks)}
+
+
+def _like(weights: Tensor, losses: Tensor) -> Tensor:
+    """Weights of the host where the losses are, in their dtype."""
+    return to_device(weights.to(losses.dtype), losses.device)

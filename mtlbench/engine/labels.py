@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtlbench.hardware import all_to_device
 from mtlbench.interfaces import Ignore, Ignored
 
 
@@ -35,11 +36,18 @@ class Labels:
     entry is enough, and the task's loss sees which are missing.
 
     Args:
-        targets: objective to target, whose first dimension is that of the examples.
+        targets: objective to target, whose first dimension is that of the examples; where they can
+            be read.
         ignore: which integers are no labels, of all objectives or by objective.
+        device: where the predictions are; that of the targets by default.
     """
 
-    def __init__(self, targets: Mapping[str, Tensor], ignore: Ignored = None) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, Tensor],
+        ignore: Ignored = None,
+        device: torch.device | None = None,
+    ) -> None:
         self._targets, self._ignore = targets, ignore
         alike: dict[tuple[torch.Size, torch.dtype, Ignore], list[str]] = {}
         for name, target in targets.items():
@@ -52,12 +60,15 @@ class Labels:
         found = dict(zip(chain.from_iterable(alike.values()), counts, strict=True))
         self.counts = {name: found[name] for name in targets}
         """How many examples have a label."""
-        self._known = {
+        places = {
             name: rows[i].nonzero().squeeze(1)
             for names, rows in zip(alike.values(), known, strict=True)
             for i, name in enumerate(names)
             if found[name] < rows.size(1)
         }
+        if device is not None:
+            places = dict(zip(places, all_to_device(list(places.values()), device), strict=True))
+        self._known = places
 
     def pick(self, objective: str, prediction: Any, target: Tensor) -> tuple[Any, Tensor]:
         """Prediction and target of the examples that have a label.

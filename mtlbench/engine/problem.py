@@ -10,15 +10,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
-from mtlbench.engine.views import Forward, JointView, PlainView, ShiftedView
+from mtlbench.engine.views import Forward, JointView, NonFiniteError, PlainView, ShiftedView
 from mtlbench.errors import UsageError
+from mtlbench.hardware import on_host
 from mtlbench.interfaces import (
     Batch,
     Ignored,
@@ -99,7 +102,7 @@ class BatchProblem(StepProblem):
         self.passes = Passes() if passes is None else passes
         targets = _targets(batch, model)
         wanted = {name: targets[name] for name in objectives if name in targets}
-        self.labels = Labels(wanted, ignore)
+        self.labels = Labels(wanted, ignore, flat.data.device)
         tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
         self.objectives = [objectives[k] for k in tasks]
         """The tasks that take part."""
@@ -113,6 +116,7 @@ class BatchProblem(StepProblem):
         self._beside_rows: list[tuple[Tensor | None, ...]] | None = None
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
+        self._unread: list[Tensor] = []
         flat.begin_step(tasks)
 
     def losses(self, only: Sequence[str] | None = None) -> Tensor:
@@ -196,6 +200,30 @@ class BatchProblem(StepProblem):
                 losses[name] = self._loss(name, predictions[name], targets[name])
         return losses
 
+    def hold_finite(self, losses: Tensor) -> None:
+        """Refuse losses (K,) that are NaN or infinite: at once where they can be read, or with what
+        is fetched next from a device that the host would have to wait for.
+
+        Raises:
+            NonFiniteError: one of them is.
+        """
+        self._unread.append(losses)
+        if losses.device.type == "cpu":
+            self.fetch()
+
+    def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
+        """Numbers on the host, in double precision, by one wait for the device.
+
+        Raises:
+            NonFiniteError: a loss that has not been looked at until now is NaN or infinite.
+        """
+        unread, self._unread = self._unread, []
+        found = on_host(*tensors, *unread)
+        for losses in found[len(tensors) :]:
+            if not np.isfinite(losses).all():
+                raise NonFiniteError(_name_non_finite(self.objectives, losses))
+        return found[: len(tensors)]
+
     def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
         """Gradients at the present point.
 
@@ -206,7 +234,7 @@ class BatchProblem(StepProblem):
                 without another forward pass, at the price of its graph's memory.
 
         Raises:
-            NonFiniteError: a loss is NaN or infinite.
+            NonFiniteError: a loss is NaN or infinite; see :meth:`hold_finite`.
         """
         return PlainView(self, losses, keep=keep)
 
@@ -298,7 +326,12 @@ def _targets(batch: Batch, model: MultiTaskModel) -> dict[str, Tensor]:
     double = [name for name, count in found.items() if count > 1]
     if double:
         raise UsageError(f"two groups of the batch have a target for {', '.join(double)}")
-    return {name: target for group in batch for name, target in group.targets.items()}
+    return {name: group.readable(name) for group in batch for name in group.targets}
+
+
+def _name_non_finite(objectives: Sequence[str], losses: NDArray[np.float64]) -> str:
+    bad = [f"{n} = {v}" for n, v in zip(objectives, losses.tolist(), strict=True) if v - v != 0]
+    return f"non-finite loss: {', '.join(bad)}"
 
 
 def _alias(leaf: Any) -> Any:

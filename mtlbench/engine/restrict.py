@@ -9,10 +9,31 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mtlbench.hardware import to_device
 from mtlbench.interfaces import WeightingMethod
 
 Place = tuple[str, ...]
 """Where a method keeps a tensor: the kind and its name there."""
+
+
+class Index:
+    """Indices of tasks, copied once to each device that they are asked for on.
+
+    Args:
+        tasks: the indices.
+    """
+
+    def __init__(self, tasks: Sequence[int]) -> None:
+        self._there = {torch.device("cpu"): torch.as_tensor(tasks)}
+
+    def __len__(self) -> int:
+        return len(self.on(torch.device("cpu")))
+
+    def on(self, device: torch.device) -> Tensor:
+        """The indices there."""
+        if device not in self._there:
+            self._there[device] = to_device(self.on(torch.device("cpu")), device)
+        return self._there[device]
 
 
 @contextmanager
@@ -28,10 +49,11 @@ def restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
         method: of K tasks.
         tasks: indices, ascending.
     """
-    K, index = method.n_tasks, torch.as_tensor(tasks)
-    if len(index) == K:
+    K = method.n_tasks
+    if len(tasks) == K:
         yield
         return
+    index = Index(tasks)
     before = {place: t for place, t in _tensors(method).items() if t.dim() and len(t) == K}
     for place, t in before.items():
         _put(method, place, _entries(t, index, pairs=_of_pairs(method, place)))
@@ -87,17 +109,17 @@ def _of_pairs(method: WeightingMethod, place: Place) -> bool:
     return any(method.get_parameter(pair) is parameter for pair in method.pairs)
 
 
-def _entries(t: Tensor, index: Tensor, *, pairs: bool) -> Tensor:
-    chosen = t[index.to(t.device)]
-    return chosen[:, index.to(t.device)] if pairs else chosen
+def _entries(t: Tensor, index: Index, *, pairs: bool) -> Tensor:
+    chosen = t[index.on(t.device)]
+    return chosen[:, index.on(t.device)] if pairs else chosen
 
 
-def _merged(before: Tensor | None, now: Tensor, index: Tensor, K: int, *, pairs: bool) -> Tensor:
+def _merged(before: Tensor | None, now: Tensor, tasks: Index, K: int, *, pairs: bool) -> Tensor:
     """``before`` with the entries of ``now``; zeros elsewhere if it was made, or shaped, since."""
-    index, trailing = index.to(now.device), now.shape[1 + pairs :]
-    tasks = (K, K) if pairs else (K,)
-    if before is None or before.shape[len(tasks) :] != trailing:
-        whole = now.new_zeros(*tasks, *trailing)
+    index, trailing = tasks.on(now.device), now.shape[1 + pairs :]
+    leading = (K, K) if pairs else (K,)
+    if before is None or before.shape[len(leading) :] != trailing:
+        whole = now.new_zeros(*leading, *trailing)
     else:
         whole = before.clone()
     if pairs:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
+import numpy as np
 import torch
 import torch._functorch.config as compiler
 from torch import Tensor
@@ -17,6 +18,7 @@ from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.restrict import restricted
 from mtlbench.engine.views import NonFiniteError
 from mtlbench.errors import ContractError
+from mtlbench.hardware import to_device
 from mtlbench.interfaces import (
     GradientView,
     SharpnessWrapper,
@@ -118,18 +120,22 @@ def _restricted_step(
             vars(method).update(attributes)
         return StepReport(losses, weights, reason)
 
+    started = None if flat.data.device.type == "cpu" else problem.generator.get_state()
     try:
-        update = wrapper.update(problem, *(partial(_aggregate, m, scale, sizes) for m in methods))
+        update = _update(problem, wrapper, [partial(_aggregate, m, scale, sizes) for m in methods])
+        _write(flat, update, clip_norm)
+        weighted = all(method.info.head_policy == "weighted" for method in methods)
+        weights = update.weights if weighted else None
+        beside = problem.write_beside(None if weights is None else scale * weights)
+        (total,) = problem.fetch(sum((g.sum() for g in beside), flat.grad.buffer.sum()))
     except NonFiniteError as error:
+        if started is not None:  # the losses were read after the noise was drawn
+            problem.generator.set_state(started)
         return skip(None, None, str(error))
     except BaseException:
         skip(None, None, "")
         raise
-    _write(flat, update, clip_norm)
-    weighted = all(method.info.head_policy == "weighted" for method in methods)
-    weights = update.weights if weighted else None
-    beside = problem.write_beside(None if weights is None else scale * weights)
-    if not torch.isfinite(sum((g.sum() for g in beside), flat.grad.buffer.sum())):
+    if not np.isfinite(total):
         return skip(problem.first_losses, update.weights, "non-finite gradient")
     flat.grad.bind()
     optimizer.step()
@@ -147,6 +153,25 @@ def _restricted_step(
     return StepReport(problem.first_losses, update.weights)
 
 
+def _update(
+    problem: BatchProblem,
+    wrapper: SharpnessWrapper,
+    aggregate: Sequence[Callable[[GradientView], Update]],
+) -> Update:
+    """The wrapper's update.
+
+    Raises:
+        NonFiniteError: a loss is NaN or infinite, also where something else failed for it.
+    """
+    try:
+        return wrapper.update(problem, *aggregate)
+    except NonFiniteError:
+        raise
+    except Exception:
+        problem.fetch()
+        raise
+
+
 def _among_all(
     values: Tensor | None, tasks: Sequence[int], n_tasks: int, missing: float
 ) -> Tensor | None:
@@ -154,8 +179,7 @@ def _among_all(
     if values is None or len(tasks) == n_tasks:
         return values
     every = values.new_full((n_tasks,), missing)
-    every[list(tasks)] = values
-    return every
+    return every.index_copy_(0, to_device(torch.as_tensor(tasks), values.device), values)
 
 
 def _aggregate(

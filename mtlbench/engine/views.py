@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.engine.flat import FlatParameters
@@ -60,6 +62,12 @@ class Source(Protocol):
     def forward(self, only: Sequence[str] | None = None) -> Forward:
         """A forward pass of these objectives, by default of all."""
 
+    def hold_finite(self, losses: Tensor) -> None:
+        """Refuse losses that are NaN or infinite, now or with what is fetched next."""
+
+    def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
+        """Numbers on the host."""
+
 
 class PlainView(PointView):
     """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
@@ -76,8 +84,7 @@ class PlainView(PointView):
                 "must not be detached"
             )
         here = self._graph.losses.detach()
-        if not torch.isfinite(here).all():
-            raise NonFiniteError(_name_non_finite(problem.objectives, here))
+        problem.hold_finite(here)
         if problem.first_losses is None:
             problem.first_losses = here
         self.losses = here if losses is None else losses
@@ -86,6 +93,9 @@ class PlainView(PointView):
         self._one: GradientRows | None = None
         self._in_one = -1
         self._representation: tuple[Tensor, list[Tensor]] | None = None
+
+    def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
+        return self._problem.fetch(*tensors)
 
     def _take_graph(self, *, keep: bool) -> Forward:
         """The forward pass; made again if an earlier question has used it up."""
@@ -201,6 +211,9 @@ class ShiftedView(GradientView):
         self._rows: GradientRows | None = None
         self._heads: Sequence[Tensor] | None = None
 
+    def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
+        return self._problem.fetch(*tensors)
+
     @contextmanager
     def _at(self, point: int) -> Iterator[Forward]:
         """A forward pass of the point's tasks there."""
@@ -289,8 +302,3 @@ def _gradients(loss: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor]:
     if not loss.requires_grad:
         return [torch.zeros_like(t) for t in of]
     return torch.autograd.grad(loss, of, retain_graph=True, materialize_grads=True)
-
-
-def _name_non_finite(objectives: Sequence[str], losses: Tensor) -> str:
-    bad = [f"{n} = {v}" for n, v in zip(objectives, losses.tolist(), strict=True) if v - v != 0]
-    return f"non-finite loss: {', '.join(bad)}"

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mtlbench.errors import UsageError
-from mtlbench.torch_private import tree_map
+from mtlbench.hardware import all_to_device
+from mtlbench.torch_private import tree_leaves, tree_map
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class InputGroup:
 
     inputs: Any
     targets: Mapping[str, Tensor]
+    _left: Mapping[str, tuple[Tensor, int, int]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+    """Targets as they were on the host, and the versions of them and of their copies."""
 
     def to(self, device: torch.device) -> InputGroup:
         """The same group on ``device``.
@@ -33,9 +38,14 @@ class InputGroup:
         Raises:
             UsageError: an input cannot be moved.
         """
-        targets = {name: target.to(device) for name, target in self.targets.items()}
+        leaves = tree_leaves(self.inputs) if not hasattr(self.inputs, "to") else [self.inputs]
+        tensors = [t for t in (*self.targets.values(), *leaves) if isinstance(t, Tensor)]
+        there = dict(zip(map(id, tensors), all_to_device(tensors, device), strict=True))
+        targets = {name: there[id(target)] for name, target in self.targets.items()}
 
         def moved(leaf: Any) -> Any:
+            if id(leaf) in there:
+                return there[id(leaf)]
             if hasattr(leaf, "to"):
                 return leaf.to(device)
             if leaf is None or isinstance(leaf, bool | int | float | str):
@@ -43,7 +53,22 @@ class InputGroup:
             raise UsageError(f"inputs of type {type(leaf).__name__} have no method to(device)")
 
         whole = hasattr(self.inputs, "to")
-        return InputGroup(moved(self.inputs) if whole else tree_map(moved, self.inputs), targets)
+        inputs = moved(self.inputs) if whole else tree_map(moved, self.inputs)
+        group = InputGroup(inputs, targets)
+        vars(group)["_left"] = {
+            name: (target, target._version, targets[name]._version)
+            for name, target in self.targets.items()
+            if target.device.type == "cpu" != device.type and not target.is_inference()
+        }
+        return group
+
+    def readable(self, name: str) -> Tensor:
+        """A target where its numbers are read without a wait for a device: what it was moved from,
+        unless that or the target was written to since."""
+        target = self.targets[name]
+        before, here, there = self._left.get(name, (target, -1, -1))
+        unchanged = before is not target and (before._version, target._version) == (here, there)
+        return before if unchanged else target
 
 
 Batch = Sequence[InputGroup]

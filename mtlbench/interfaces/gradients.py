@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.errors import ContractError, UsageError
+from mtlbench.hardware import on_host
 
 HeadPolicy = Literal["unit", "weighted"]
 GramianPoint = Literal["shared", "representation"]
@@ -90,6 +93,16 @@ class GradientView(ABC):
                 the trunk).
         """
         return inner_products(self.jacobian() if at == "shared" else self.representation_jacobian())
+
+    def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
+        """Numbers on the host, in double precision: all that a method wants to know by one wait for
+        the device.
+
+        Raises:
+            NonFiniteError: a loss of the step is NaN or infinite; on a device this comes to light
+                here, or at the step's end.
+        """
+        return on_host(*tensors)
 
     @abstractmethod
     def representation_jacobian(self) -> Tensor:

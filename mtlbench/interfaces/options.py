@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import ConfigDict, validate_call
 from torch import nn
@@ -34,6 +34,20 @@ class Later:
 
 class Stateful(Checked, nn.Module):
     """A module whose optimizers travel with its ``state_dict``."""
+
+    on_host: ClassVar[tuple[str, ...]] = ()
+    """Buffers that stay on the CPU: what decides what is done next (a count of steps), which the
+    host would wait for on a device, and what is computed there."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Stateful:
+        every, inside = self._buffers, vars(self)
+        inside["_buffers"] = {n: b for n, b in every.items() if n not in self.on_host}
+        try:
+            apply: Callable[..., Any] = super()._apply
+            apply(fn, recurse)
+        finally:
+            inside["_buffers"] = every | self._buffers
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """States of the optimizers that a method holds as attributes."""

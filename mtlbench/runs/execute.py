@@ -121,7 +121,7 @@ def failure(run: Run, status: Status, reason: str, started: str, threads: int) -
 def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
     """Train every phase, from the checkpoint if there is one."""
     checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
-    saved = checkpoints.read(run.device)
+    saved = checkpoints.read()
     done: list[dict[str, Any]] = saved.get("done", [])
     for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
         with seeded(run.spec.seed):

@@ -26,8 +26,11 @@ class Checkpoints:
         self.path, self.seconds = path, seconds
         self._last = time.monotonic()
 
-    def read(self, device: torch.device) -> dict[str, Any]:
-        """The state to go on from; empty if there is none.
+    def read(self) -> dict[str, Any]:
+        """The state to go on from, on the CPU; empty if there is none.
+
+        What loads it moves what belongs on a device to there, and leaves what does not: an
+        optimizer would wait for its count of steps on a device, a parameter tensor at a time.
 
         Raises:
             UsageError: the file cannot be read.
@@ -35,7 +38,7 @@ class Checkpoints:
         if not self.path.exists():
             return {}
         try:
-            state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load has no error type of its own for a broken file
             said = (str(error).splitlines() or [type(error).__name__])[0]
             raise UsageError(

@@ -9,6 +9,7 @@ import torch
 
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import evaluation_mode
+from mtlbench.hardware import on_host
 from mtlbench.interfaces import MultiTaskModel, Task
 from mtlbench.training.history import Scores
 
@@ -44,7 +45,7 @@ def evaluate(
             if not names:
                 continue
             predictions = model(group.inputs, names)
-            labels = Labels({name: group.targets[name] for name in names}, task.ignore)
+            labels = Labels({name: group.readable(name) for name in names}, task.ignore, device)
             known = {
                 name: labels.pick(name, predictions[name], group.targets[name])
                 for name, count in labels.counts.items()
@@ -56,9 +57,11 @@ def evaluate(
             for metric, meter in meters.items():
                 if of[metric] in known:
                     meter.update(*known[of[metric]])
+    metrics = {n: torch.as_tensor(m.compute()) for n, m in meters.items() if counts[of[n]]}
+    losses = {name: sums[name] / counts[name] for name in objectives if counts[name]}
+    values = on_host(*metrics.values(), *losses.values())
+    found = [float(value) for value in values]
     return Scores(
-        metrics={
-            name: float(meter.compute()) for name, meter in meters.items() if counts[of[name]]
-        },
-        losses={name: float(sums[name] / counts[name]) for name in objectives if counts[name]},
+        metrics=dict(zip(metrics, found, strict=False)),
+        losses=dict(zip(losses, found[len(metrics) :], strict=True)),
     )

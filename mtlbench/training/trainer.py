@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mtlbench.hardware import synchronize
+from mtlbench.hardware import Stopwatch
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
 from mtlbench.training.evaluate import evaluate, mean_scores
@@ -126,17 +126,15 @@ class Trainer:
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
-        times, skipped_before = [], self.stepper.skipped
+        watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
         for batch in self.task.batches("train", order):
             groups = [group.to(self.device) for group in batch]
-            synchronize(self.device)
             skipped = self.stepper.skipped
-            start = time.perf_counter()
-            report = self.stepper.step(groups, self.task.loss)
-            synchronize(self.device)
-            times.append(time.perf_counter() - start)
-            if len(times) == 1:
+            with watch.lap():
+                report = self.stepper.step(groups, self.task.loss)
+            if not begun:
                 on_first_step()
+            begun = True
             if self.stepper.skipped > skipped:
                 self.skips[report.skipped] += 1
             if not report.skipped and report.losses is not None:
@@ -151,6 +149,7 @@ class Trainer:
             self.scheduler.step(score)
         elif self.scheduler is not None:
             self.scheduler.step()
+        times = watch.seconds()
         timed = times[self._warm_up :]
         self._warm_up = 0
         self.train_seconds += sum(times)

@@ -131,13 +131,14 @@ def execute_all(
     from mtlbench.runs.curves import check_logs
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import sweep as go
-    from mtlbench.runs.sweep import unfinished
+    from mtlbench.runs.sweep import tidy, unfinished
 
     if retry not in (None, "failed"):
         raise UsageError(f"--retry takes 'failed', not {retry!r}")
     check_logs(logs)
     check_writable(folder)
     store = Store(folder)
+    tidy(runs, store)
     todo = unfinished(runs, store, retry=retry is not None)
     say(f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}")
     if not todo:

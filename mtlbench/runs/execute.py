@@ -78,8 +78,7 @@ def execute(
             record = _record(run, "ok", "", started, threads, **outcome)
     store.write(record)
     curves.end()
-    if record.status != "failed":  # what killed it may be mended, and the run go on from there
-        store.checkpoint_path(run.identity).unlink(missing_ok=True)
+    store.tidy_ended(run.identity, record.status)
     return record
 
 

@@ -104,6 +104,18 @@ def unfinished(runs: Iterable[Run], store: Store, *, retry: bool = False) -> lis
     return [run for run in runs if state(run, store).kind in left]
 
 
+def tidy(runs: Iterable[Run], store: Store) -> None:
+    """Remove what sweeps that were killed have left of runs that have ended."""
+    begun = store.begun()
+    for run in runs:
+        if run.identity.stem in begun and state(run, store).kind in ("done", "failed"):
+            claim, status = acquire(store.claim_path(run.identity)), store.status(run.identity)
+            if claim is not None and status is not None:
+                with claim:
+                    store.tidy_ended(run.identity, status)
+    store.remove_empty_folders()
+
+
 # ------------------------------------------------------------------------------------ doing it
 OnRecord = Callable[[Run, RunRecord], None]
 

@@ -7,11 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, Spec
@@ -20,10 +29,20 @@ from mtlbench.runs.spec import RunSpec
 SCHEMA = Path(__file__).with_name("sweep.schema.json")
 """For editors: the JSON schema of a specification."""
 
+T = TypeVar("T")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
+
+def _each_once(values: list[T]) -> list[T]:
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise PydanticCustomError("twice", "{value} is there twice", {"value": repr(twice[0])})
+    return values
+
+
 Words = Annotated[list[str], Len(min_length=1)]
-Seeds = Annotated[list[NonNegativeInt], Len(min_length=1)]
+Tasks = Annotated[Words, AfterValidator(_each_once)]
+Seeds = Annotated[list[NonNegativeInt], Len(min_length=1), AfterValidator(_each_once)]
 
 
 class _Part(BaseModel):
@@ -63,7 +82,7 @@ class SweepSpec(_Part):
         reference: whether the single-task reference is added, which a table needs.
     """
 
-    tasks: Words
+    tasks: Tasks
     methods: list[str] = []
     sharpness: list[str] = []
     grids: list[Grid] = []
@@ -178,7 +197,7 @@ def _expanded(words: Sequence[str]) -> list[str]:
     """Words without braces: one for each choice.
 
     Raises:
-        UsageError: braces without a choice.
+        UsageError: braces without a choice, or that do not match.
     """
     found = []
     for word in words:
@@ -186,6 +205,8 @@ def _expanded(words: Sequence[str]) -> list[str]:
         if any(not choice.strip() for options in choices for choice in options):
             raise UsageError(f"{word!r}: an empty choice; write {{a,b}}")
         gaps = _BRACES.sub("{}", word)
+        if {"{", "}"} & set(gaps.replace("{}", "")):
+            raise UsageError(f"{word!r}: braces do not match; write {{a,b}}, not one in another")
         found += [gaps.format(*map(str.strip, chosen)) for chosen in product(*choices)]
     return found
 
@@ -199,4 +220,5 @@ def _said(error: ValidationError) -> str:
         near = get_close_matches(str(first["loc"][-1]), fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(fields)}"
         return f"unknown key {place!r}; {hint}"
-    return f"{place}: {first['msg']}, not {first['input']!r}"
+    wrong = "" if first["type"] == "twice" else f", not {first['input']!r}"
+    return f"{place}: {first['msg']}{wrong}"

@@ -36,6 +36,8 @@ GROUP = [
 """What two rows have to share to be compared."""
 ROW = ["method", "method_options", "sharpness", "sharpness_options"]
 """What tells the rows of a group apart."""
+LEARNING_RATE = "learning_rate"
+"""How a row says that its learning rate is not the protocol's."""
 _TITLES = ["method_title", "sharpness_title"]
 _ROLES = ["reference", "baseline", "method"]
 _DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last"]
@@ -74,7 +76,7 @@ class Board:
 def cell(record: RunRecord) -> tuple[Any, ...]:
     """What no two records of a board may share: the row, and the seed."""
     identity = record.identity
-    options = (_text(identity.method_options), _text(identity.sharpness_options))
+    options = (_method_options(record), _text(identity.sharpness_options))
     row = (identity.method, options[0], identity.sharpness, options[1])
     return (*_group(record).values(), *row, identity.seed)
 
@@ -143,6 +145,12 @@ def _group(record: RunRecord) -> dict[str, Any]:
     return group
 
 
+def _method_options(record: RunRecord) -> str:
+    """Options of the method, and the learning rate where it is not the protocol's."""
+    lr = {} if record.identity.lr is None else {LEARNING_RATE: record.identity.lr}
+    return _text(record.identity.method_options | lr)
+
+
 def _text(options: Mapping[str, Any]) -> str:
     """Options as on the command line: ``c=0.4,solver=nnls``."""
     return ",".join(option_texts(options))
@@ -160,7 +168,7 @@ def _run(record: RunRecord) -> dict[str, Any]:
     method_title, sharpness_title = record.titles
     run = _group(record) | {
         "method": identity.method_label,
-        "method_options": _text(identity.method_options),
+        "method_options": _method_options(record),
         "sharpness": identity.sharpness_label,
         "sharpness_options": _text(identity.sharpness_options),
         "method_title": method_title,

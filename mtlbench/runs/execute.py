@@ -133,6 +133,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 seed=run.spec.seed,
                 device=run.device,
                 weights=run.spec.weights,
+                lr=run.identity.lr,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import shlex
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,7 @@ class RunSpec:
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epoch's weights are kept beside the record; no part of what
             the run is.
+        lr: learning rate that training begins with; replaces the protocol's.
     """
 
     task: str
@@ -55,6 +57,7 @@ class RunSpec:
     device: str | None = None
     weights: Path | None = None
     keep_model: bool = False
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ def prepare(spec: RunSpec) -> Run:
         )
     if not 0 <= spec.seed < 2**64:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
+    if spec.lr is not None and not 0 < spec.lr < math.inf:
+        raise UsageError(f"lr must be greater than 0, not {spec.lr:g}")
     method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
@@ -126,6 +131,7 @@ def prepare(spec: RunSpec) -> Run:
         seed=spec.seed,
         device_class=device.type,
         weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
+        lr=None if spec.lr == protocol.lr else spec.lr,
         data_sha256=content,
         task_code=code_of(type(task)),
         method_code=code_of(method_class),
@@ -203,6 +209,7 @@ def command(run: Run) -> str:
         "--epochs": spec.epochs,
         "--arch": spec.architecture,
         "--weights": spec.weights,
+        "--lr": run.identity.lr,
     }
     for option, value in optional.items():
         if value is not None:

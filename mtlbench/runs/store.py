@@ -19,6 +19,7 @@ from mtlbench.runs.record import NewerError, RunRecord, Status, read_record, rea
 CORRUPT = ".corrupt"
 """What is added to the name of a file that is no record and lies where one belongs."""
 
+TRIALS = "trials"
 _OF_RUN = re.compile(r"\.?(.+-s\d+-[0-9a-f]{12})\.")
 """How the names begin of what is there only while a run goes on."""
 
@@ -45,11 +46,16 @@ class Store:
     """The folder of a sweep's records.
 
     Args:
-        folder: where the JSON files live; subfolders are read as well.
+        folder: where the JSON files live; subfolders are read as well, but for that of trials.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def trials(self) -> Store:
+        """Where the runs are that choose options; no part of what is reported."""
+        return Store(self.folder / TRIALS)
 
     def path(self, identity: RunIdentity) -> Path:
         """File of the run with this identity."""
@@ -166,7 +172,10 @@ class Store:
         by_digest: dict[str, tuple[Path, RunRecord]] = {}
         faults = []
         for path in sorted(self.folder.rglob("*.json")):
-            if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
+            parts = path.relative_to(self.folder).parts
+            if TRIALS in parts[:-1]:
+                continue
+            if any(part.startswith(".") for part in parts):
                 faults.append(Unreadable(path, "is hidden"))
                 continue
             try:

@@ -95,7 +95,7 @@ def prepare(spec: RunSpec) -> Run:
 
     Raises:
         UsageError: an unknown name, an option of the wrong type or range, a missing device, weights
-            that do not fit.
+            that do not fit. Whether method and wrapper go together is seen by :func:`check_pair`.
         DataError: the data folder is missing, incomplete or corrupt.
     """
     task, task_options, content = _task(spec.task, spec.protocol, spec.data, spec.epochs)
@@ -113,7 +113,6 @@ def prepare(spec: RunSpec) -> Run:
     method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
-    _check_pair(spec.method, wrapper, len(task.info.objectives))
     device = pick_device(spec.device)
     identity = RunIdentity(
         task=task.info.name,
@@ -141,9 +140,20 @@ def prepare(spec: RunSpec) -> Run:
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
 
 
+def check_pair(run: Run) -> None:
+    """Refuse a method and a wrapper that do not go together, or that refuse their options.
+
+    Both are made for it, and torch imports much for optimizers: not for runs that are done.
+
+    Raises:
+        UsageError: see :func:`~mtlbench.training.stepper.build_pair`.
+    """
+    wrapper = run.spec.sharpness or SHARPNESS.default
+    _check_pair(run.spec.method, wrapper, len(run.task.info.objectives))
+
+
 @cache
 def _check_pair(method: str, sharpness: str, n_tasks: int) -> None:
-    """Refuse a method and a wrapper that do not go together."""
     build_pair(Spec.parse(method), Spec.parse(sharpness), n_tasks)
 
 

@@ -38,22 +38,17 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def _beside(path: Path) -> Path:
-    """A new empty file in the folder of ``path``."""
+    """A new empty file in the folder of ``path``, named after it with a dot before."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=temporary_prefix(path))
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         except FileNotFoundError:
             if path.parent.is_dir():
                 raise
         else:  # nobody has removed the folder, empty as it was
             os.close(handle)
             return Path(name)
-
-
-def temporary_prefix(path: Path) -> str:
-    """How the names of files begin that are to become ``path``."""
-    return f".{path.name}."
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 import typing
@@ -83,10 +84,9 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """All registered names, sorted; nothing is imported for it but the package."""
-        package = importlib.import_module(self._package)
-        found = pkgutil.iter_modules(package.__path__)
-        own = {m.name for m in found if not m.ispkg and not m.name.startswith("_")}
-        return sorted(own | set(self._plugins))
+        folders = tuple(importlib.import_module(self._package).__path__)
+        changed = tuple(os.stat(folder).st_mtime_ns for folder in folders)
+        return sorted(_modules(folders, changed) | set(self._plugins))
 
     @property
     def default(self) -> str:
@@ -220,6 +220,14 @@ class Registry(Generic[T]):
             raise
         except ValueError as error:
             raise UsageError(f"{self.kind} {spec}: {error}") from error
+
+
+@cache
+def _modules(folders: tuple[str, ...], changed: tuple[int, ...]) -> frozenset[str]:
+    """Modules in a package's folders, as of when these were changed last; a sweep asks for each of
+    its runs."""
+    found = pkgutil.iter_modules(folders)
+    return frozenset(m.name for m in found if not m.ispkg and not m.name.startswith("_"))
 
 
 def _is_dotted(path: str) -> bool:

@@ -23,7 +23,7 @@ import pandas as pd
 from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
 from mtlbench.boards.seeds import Seeds, common_seeds, listed
 from mtlbench.errors import UsageError
-from mtlbench.runs.identity import Code
+from mtlbench.runs.identity import Code, RunIdentity
 from mtlbench.runs.record import Metric, RunRecord
 
 GROUP = [
@@ -40,6 +40,8 @@ GROUP = [
 """What two rows have to share to be compared."""
 ROW = ["method", "method_options", "sharpness", "sharpness_options"]
 """What tells the rows of a group apart."""
+LEARNING_RATE = "learning_rate"
+"""How a row says that its learning rate is not the protocol's."""
 _TITLES = ["method_title", "sharpness_title"]
 _ROLES = ["reference", "baseline", "method"]
 _DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last"]
@@ -78,10 +80,7 @@ class Board:
 def cell(record: RunRecord) -> tuple[Any, ...]:
     """What no two records of a board may share: the row, and the seed."""
     identity = record.identity
-    method = identity.method, _text(identity.method_options, identity.method_code)
-    wrapper = identity.sharpness, _text(identity.sharpness_options, identity.sharpness_code)
-    row = (*method, *wrapper)
-    return (*_group(record).values(), *row, identity.seed)
+    return (*_group(record).values(), *_row_of(identity).values(), identity.seed)
 
 
 def build(records: Iterable[RunRecord]) -> dict[str, Board]:
@@ -176,6 +175,18 @@ def _group(record: RunRecord) -> dict[str, Any]:
     return group
 
 
+def _row_of(identity: RunIdentity) -> dict[str, str]:
+    """The row that a run belongs to: what :data:`ROW` names. A learning rate that is not the
+    protocol's is an option of the method."""
+    lr = {} if identity.lr is None else {LEARNING_RATE: identity.lr}
+    return {
+        "method": identity.method,
+        "method_options": _text({**identity.method_options, **lr}, identity.method_code),
+        "sharpness": identity.sharpness,
+        "sharpness_options": _text(identity.sharpness_options, identity.sharpness_code),
+    }
+
+
 def _text(options: Mapping[str, Any], code: Code | None = None) -> str:
     """Options as on the command line, ``c=0.4,solver=nnls``, and where the class is from if that is
     not here."""
@@ -191,13 +202,7 @@ def option_texts(options: Mapping[str, Any]) -> list[str]:
 
 def _place_of(record: RunRecord) -> dict[str, Any]:
     """The group and the row that a record belongs to."""
-    identity = record.identity
-    return _group(record) | {
-        "method": identity.method,
-        "method_options": _text(identity.method_options, identity.method_code),
-        "sharpness": identity.sharpness,
-        "sharpness_options": _text(identity.sharpness_options, identity.sharpness_code),
-    }
+    return _group(record) | _row_of(record.identity)
 
 
 def histories(records: Iterable[RunRecord]) -> pd.DataFrame:

@@ -35,6 +35,7 @@ def run(
     keep_model: Annotated[
         bool, typer.Option("--keep-model", help="Keep the selected epoch's weights, for show.")
     ] = False,
+    lr: Annotated[float | None, typer.Option(help="Instead of the protocol's.")] = None,
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
@@ -50,7 +51,8 @@ def run(
     from mtlbench.runs.spec import RunSpec
     from mtlbench.runs.sweep import grid
 
-    base = RunSpec(task, "", None, 0, protocol, data, epochs, arch, device, weights, keep_model)
+    common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
+    base = RunSpec(task, "", None, 0, *common)
     runs = grid(base, method, wanted, seed or [0])
     failed = execute_all(
         runs,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,8 +23,9 @@ from mtlbench.runs.workers import start_server
 
 if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, too
     from mtlbench.runs.backends import Backend
+    from mtlbench.runs.plan import SweepSpec
     from mtlbench.runs.record import RunRecord
-    from mtlbench.runs.spec import Run
+    from mtlbench.runs.spec import Run, RunSpec
     from mtlbench.runs.store import Store
 
 Engine = Literal["here", "local", "ray"]
@@ -69,24 +71,13 @@ def sweep(
     from mtlbench.runs.plan import shard as part
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import checked
+    from mtlbench.runs.tune import trials
 
-    read = SweepSpec.read(spec)
-    requests = read.requests() if shard is None else part(read.requests(), shard)
-    begin(
-        [r.task for r in requests],
-        [r.method for r in requests],
-        [r.sharpness for r in requests if r.sharpness],
-    )
-    runs = checked(requests)
-    if status:
-        _print_status(runs, Store(out))
-        return
-    if dry_run:
-        _print_plan(runs, Store(out), jobs)
-        return
-    failed = execute_all(
-        runs,
-        out,
+    read, store = SweepSpec.read(spec), Store(out)
+    begin_all(read.requests())
+    tried = checked(trials(read))
+    execute = partial(
+        execute_all,
         jobs=jobs,
         threads=threads,
         engine=engine,
@@ -96,7 +87,42 @@ def sweep(
         checkpoint=checkpoint,
         logs=log or (),
     )
-    end(failed)
+    if tried and not (status or dry_run):
+        say("trials, on seeds that are not reported:")
+        execute(tried, store.trials.folder)
+    requests = _reported(read, store)
+    runs = checked(requests if shard is None else part(requests, shard))
+    if status or dry_run:
+        for title, some, place in (("trials", tried, store.trials), ("runs", runs, store)):
+            if some and status:
+                _print_status(title, some, place)
+            elif some:
+                _print_plan(title, some, place, jobs)
+        return
+    end(execute(runs, out))
+
+
+def _reported(spec: SweepSpec, store: Store) -> list[RunSpec]:
+    """Requests of what is reported, and what was chosen for it, where that is tuned."""
+    from mtlbench.runs.tune import reported, tuned
+
+    if spec.tune is None:
+        return spec.requests()
+    cells = tuned(spec, store.trials)
+    table = Table("task", "method", "sharpness", "chosen", "lr", "score", title="tuned")
+    for cell in cells:
+        lr = "the protocol's" if cell.choice.lr is None else f"{cell.choice.lr:g}"
+        words = f"{cell.choice.method} x {cell.choice.sharpness}"
+        score = "no choice has all its trials" if math.isinf(cell.score) else f"{cell.score:.4g}"
+        table.add_row(*map(escape, (cell.task, cell.method, cell.wrapper, words, lr, score)))
+    console.print(table)
+    return reported(spec, cells)
+
+
+def begin_all(requests: Sequence[RunSpec]) -> None:
+    """:func:`begin` for requests."""
+    wrappers = [r.sharpness for r in requests if r.sharpness]
+    begin([r.task for r in requests], [r.method for r in requests], wrappers)
 
 
 def begin(tasks: Sequence[str], methods: Sequence[str], wrappers: Sequence[str]) -> None:
@@ -131,13 +157,14 @@ def execute_all(
     from mtlbench.runs.curves import check_logs
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import sweep as go
-    from mtlbench.runs.sweep import unfinished
+    from mtlbench.runs.sweep import tidy, unfinished
 
     if retry not in (None, "failed"):
         raise UsageError(f"--retry takes 'failed', not {retry!r}")
     check_logs(logs)
     check_writable(folder)
     store = Store(folder)
+    tidy(runs, store)
     todo = unfinished(runs, store, retry=retry is not None)
     say(f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}")
     if not todo:
@@ -205,7 +232,7 @@ def _backend(
 
 
 # ------------------------------------------------------------------------------------ saying it
-def _print_status(runs: Sequence[Run], store: Store) -> None:
+def _print_status(what: str, runs: Sequence[Run], store: Store) -> None:
     from mtlbench.runs.sweep import state
 
     states = [state(run, store) for run in runs]
@@ -218,10 +245,10 @@ def _print_status(runs: Sequence[Run], store: Store) -> None:
             table.add_row(*map(escape, (*words, each.detail)))
     if len(states) > counts["done"]:
         console.print(table)
-    say(f"{len(runs)} runs: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
+    say(f"{len(runs)} {what}: " + ", ".join(f"{n} {kind}" for kind, n in counts.items()))
 
 
-def _print_plan(runs: Sequence[Run], store: Store, jobs: int | None) -> None:
+def _print_plan(what: str, runs: Sequence[Run], store: Store, jobs: int | None) -> None:
     from mtlbench.hardware import cores
     from mtlbench.runs import estimate
     from mtlbench.runs.sweep import unfinished
@@ -244,4 +271,4 @@ def _print_plan(runs: Sequence[Run], store: Store, jobs: int | None) -> None:
         console.print(table)
     parallel, total = jobs or cores(), math.fsum(took)
     time = "an unknown time" if math.isnan(total) else duration(total / parallel)
-    say(f"{len(runs)} runs, {len(runs) - len(todo)} done; {len(todo)} to run: about {time}")
+    say(f"{len(runs)} {what}, {len(runs) - len(todo)} done; {len(todo)} to run: about {time}")

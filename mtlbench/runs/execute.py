@@ -78,8 +78,7 @@ def execute(
             record = _record(run, "ok", "", started, threads, **outcome)
     store.write(record)
     curves.end()
-    if record.status != "failed":  # what killed it may be mended, and the run go on from there
-        store.checkpoint_path(run.identity).unlink(missing_ok=True)
+    store.tidy_ended(run.identity, record.status)
     return record
 
 
@@ -134,6 +133,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 seed=run.spec.seed,
                 device=run.device,
                 weights=run.spec.weights,
+                lr=run.identity.lr,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))

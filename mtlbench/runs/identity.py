@@ -51,6 +51,8 @@ class RunIdentity(Record):
     device_class: str
     weights: Weights | None = None
     """Of the trunk, where they are not random."""
+    lr: float | None = None
+    """That training begins with, where it is not the protocol's."""
     data_sha256: str = ""
     """Of the folder's content, where the data come from one."""
     task_code: Code | None = None

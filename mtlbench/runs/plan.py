@@ -7,11 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from annotated_types import Len
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+)
+from pydantic_core import PydanticCustomError
 
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, Spec
@@ -20,10 +30,21 @@ from mtlbench.runs.spec import RunSpec
 SCHEMA = Path(__file__).with_name("sweep.schema.json")
 """For editors: the JSON schema of a specification."""
 
+T = TypeVar("T")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 
+
+def _each_once(values: list[T]) -> list[T]:
+    twice = [value for value in values if values.count(value) > 1]
+    if twice:
+        raise PydanticCustomError("twice", "{value} is there twice", {"value": repr(twice[0])})
+    return values
+
+
 Words = Annotated[list[str], Len(min_length=1)]
-Seeds = Annotated[list[NonNegativeInt], Len(min_length=1)]
+Tasks = Annotated[Words, AfterValidator(_each_once)]
+Factors = Annotated[list[PositiveFloat], Len(min_length=1), AfterValidator(_each_once)]
+Seeds = Annotated[list[NonNegativeInt], Len(min_length=1), AfterValidator(_each_once)]
 
 
 class _Part(BaseModel):
@@ -44,6 +65,42 @@ class Grid(_Part):
                 yield method, wrapper
 
 
+class Tune(_Part):
+    """What is tried for every cell before it is reported: as many trials for each.
+
+    A cell's choices are those of its method's and its wrapper's words here, each with the first of
+    ``lr``, as many as make ``trials``. Words with options of their own are taken as they are.
+
+    Args:
+        seeds: of the trials; none that is reported.
+        trials: of each cell and seed.
+        lr: factors of the protocol's learning rate, the first ones first.
+        methods: names with options in braces, for the cells that name the method alone.
+        sharpness: likewise, of wrappers.
+    """
+
+    seeds: Seeds
+    trials: PositiveInt
+    lr: Factors = [1.0]
+    methods: list[str] = []
+    sharpness: list[str] = []
+
+    def choices(self, method: str, wrapper: str) -> list[tuple[tuple[str, str], float]]:
+        """A cell's trials: words of the method and the wrapper, a factor of the learning rate.
+
+        Raises:
+            UsageError: there are not as many as every cell has.
+        """
+        words = list(product(_chosen(method, self.methods), _chosen(wrapper, self.sharpness)))
+        factors, rest = divmod(self.trials, len(words))
+        if rest or not 1 <= factors <= len(self.lr):
+            raise UsageError(
+                f"tune: {method} with {wrapper}: {len(words)} choices of options, each with 1 to "
+                f"{len(self.lr)} of lr, cannot make the {self.trials} trials that every cell has"
+            )
+        return [(chosen, factor) for factor in self.lr[:factors] for chosen in words]
+
+
 class SweepSpec(_Part):
     """What a sweep runs.
 
@@ -61,9 +118,10 @@ class SweepSpec(_Part):
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epochs' weights are kept.
         reference: whether the single-task reference is added, which a table needs.
+        tune: what is tried on the validation split, so that cells are reported with what did best.
     """
 
-    tasks: Words
+    tasks: Tasks
     methods: list[str] = []
     sharpness: list[str] = []
     grids: list[Grid] = []
@@ -76,6 +134,7 @@ class SweepSpec(_Part):
     weights: Path | None = None
     keep_model: bool = False
     reference: bool = True
+    tune: Tune | None = None
 
     @classmethod
     def read(cls, path: Path) -> SweepSpec:
@@ -105,6 +164,10 @@ class SweepSpec(_Part):
             raise UsageError(f"{source}: {_said(error)}") from error
         if not spec.all_grids():
             raise UsageError(f"{source}: nothing to run: give methods, or grids")
+        if spec.tune and (both := sorted({*spec.seeds} & {*spec.tune.seeds})):
+            raise UsageError(
+                f"{source}: tune.seeds: {both[0]} is among the seeds that are reported"
+            )
         return spec
 
     def all_grids(self) -> list[Grid]:
@@ -136,24 +199,28 @@ class SweepSpec(_Part):
         """Every run, seed by seed, so that an interruption leaves whole seeds."""
         cells = self.cells()
         return [
-            RunSpec(
-                task,
-                method,
-                wrapper,
-                seed,
-                self.protocol,
-                self._data_of(task),
-                self.epochs,
-                self.arch,
-                self.device,
-                self.weights,
-                self.keep_model,
-            )
+            self.request(task, method, wrapper, seed)
             for task, seed, (method, wrapper) in product(self.tasks, self.seeds, cells)
         ]
 
-    def _data_of(self, task: str) -> Path | None:
-        return self.data.get(Spec.parse(task).name) if isinstance(self.data, dict) else self.data
+    def request(self, task: str, method: str, wrapper: str, seed: int) -> RunSpec:
+        """A run of a cell."""
+        folder = self.data
+        if isinstance(folder, dict):
+            folder = folder.get(Spec.parse(task).name)
+        return RunSpec(
+            task,
+            method,
+            wrapper,
+            seed,
+            self.protocol,
+            folder,
+            self.epochs,
+            self.arch,
+            self.device,
+            self.weights,
+            self.keep_model,
+        )
 
 
 def shard(requests: Sequence[RunSpec], text: str) -> list[RunSpec]:
@@ -174,11 +241,18 @@ def _reference() -> str | None:
     return next((name for name, role in roles if role == "reference"), None)
 
 
+def _chosen(word: str, tuned: Sequence[str]) -> list[str]:
+    """What is tried for a method or a wrapper: words of the same name, if it has no options."""
+    spec = Spec.parse(word)
+    found = [each for each in _expanded(tuned) if Spec.parse(each).name == spec.name]
+    return list(dict.fromkeys(found)) if found and not spec.options else [word]
+
+
 def _expanded(words: Sequence[str]) -> list[str]:
     """Words without braces: one for each choice.
 
     Raises:
-        UsageError: braces without a choice.
+        UsageError: braces without a choice, or that do not match.
     """
     found = []
     for word in words:
@@ -186,6 +260,8 @@ def _expanded(words: Sequence[str]) -> list[str]:
         if any(not choice.strip() for options in choices for choice in options):
             raise UsageError(f"{word!r}: an empty choice; write {{a,b}}")
         gaps = _BRACES.sub("{}", word)
+        if {"{", "}"} & set(gaps.replace("{}", "")):
+            raise UsageError(f"{word!r}: braces do not match; write {{a,b}}, not one in another")
         found += [gaps.format(*map(str.strip, chosen)) for chosen in product(*choices)]
     return found
 
@@ -195,8 +271,11 @@ def _said(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
-        fields = Grid.model_fields if first["loc"][0] == "grids" else SweepSpec.model_fields
+        parts: dict[str, type[_Part]] = {"grids": Grid, "tune": Tune}
+        part = parts.get(str(first["loc"][0])) if len(first["loc"]) > 1 else None
+        fields = (part or SweepSpec).model_fields
         near = get_close_matches(str(first["loc"][-1]), fields, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"valid: {', '.join(fields)}"
         return f"unknown key {place!r}; {hint}"
-    return f"{place}: {first['msg']}, not {first['input']!r}"
+    wrong = "" if first["type"] == "twice" else f", not {first['input']!r}"
+    return f"{place}: {first['msg']}{wrong}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import shlex
 from dataclasses import dataclass
 from functools import cache
@@ -42,6 +43,7 @@ class RunSpec:
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epoch's weights are kept beside the record; no part of what
             the run is.
+        lr: learning rate that training begins with; replaces the protocol's.
     """
 
     task: str
@@ -55,6 +57,7 @@ class RunSpec:
     device: str | None = None
     weights: Path | None = None
     keep_model: bool = False
+    lr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def prepare(spec: RunSpec) -> Run:
 
     Raises:
         UsageError: an unknown name, an option of the wrong type or range, a missing device, weights
-            that do not fit.
+            that do not fit. Whether method and wrapper go together is seen by :func:`check_pair`.
         DataError: the data folder is missing, incomplete or corrupt.
     """
     task, task_options, content = _task(spec.task, spec.protocol, spec.data, spec.epochs)
@@ -105,10 +108,11 @@ def prepare(spec: RunSpec) -> Run:
         )
     if not 0 <= spec.seed < 2**64:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
+    if spec.lr is not None and not 0 < spec.lr < math.inf:
+        raise UsageError(f"lr must be greater than 0, not {spec.lr:g}")
     method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
-    _check_pair(spec.method, wrapper, len(task.info.objectives))
     device = pick_device(spec.device)
     identity = RunIdentity(
         task=task.info.name,
@@ -126,6 +130,7 @@ def prepare(spec: RunSpec) -> Run:
         seed=spec.seed,
         device_class=device.type,
         weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
+        lr=None if spec.lr == protocol.lr else spec.lr,
         data_sha256=content,
         task_code=code_of(type(task)),
         method_code=code_of(method_class),
@@ -135,9 +140,20 @@ def prepare(spec: RunSpec) -> Run:
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
 
 
+def check_pair(run: Run) -> None:
+    """Refuse a method and a wrapper that do not go together, or that refuse their options.
+
+    Both are made for it, and torch imports much for optimizers: not for runs that are done.
+
+    Raises:
+        UsageError: see :func:`~mtlbench.training.stepper.build_pair`.
+    """
+    wrapper = run.spec.sharpness or SHARPNESS.default
+    _check_pair(run.spec.method, wrapper, len(run.task.info.objectives))
+
+
 @cache
 def _check_pair(method: str, sharpness: str, n_tasks: int) -> None:
-    """Refuse a method and a wrapper that do not go together."""
     build_pair(Spec.parse(method), Spec.parse(sharpness), n_tasks)
 
 
@@ -203,6 +219,7 @@ def command(run: Run) -> str:
         "--epochs": spec.epochs,
         "--arch": spec.architecture,
         "--weights": spec.weights,
+        "--lr": run.identity.lr,
     }
     for option, value in optional.items():
         if value is not None:

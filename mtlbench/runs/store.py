@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,12 +12,16 @@ from glob import escape
 from pathlib import Path
 
 from mtlbench.errors import UsageError
-from mtlbench.files import temporary_prefix, write_atomically
+from mtlbench.files import write_atomically
 from mtlbench.runs.identity import RunIdentity
 from mtlbench.runs.record import NewerError, RunRecord, Status, read_record, read_status
 
 CORRUPT = ".corrupt"
 """What is added to the name of a file that is no record and lies where one belongs."""
+
+TRIALS = "trials"
+_OF_RUN = re.compile(r"\.?(.+-s\d+-[0-9a-f]{12})\.")
+"""How the names begin of what is there only while a run goes on."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +46,16 @@ class Store:
     """The folder of a sweep's records.
 
     Args:
-        folder: where the JSON files live; subfolders are read as well.
+        folder: where the JSON files live; subfolders are read as well, but for that of trials.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+
+    @property
+    def trials(self) -> Store:
+        """Where the runs are that choose options; no part of what is reported."""
+        return Store(self.folder / TRIALS)
 
     def path(self, identity: RunIdentity) -> Path:
         """File of the run with this identity."""
@@ -123,17 +134,29 @@ class Store:
             return None
         return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
+    def begun(self) -> set[str]:
+        """Stems of the runs of which there is more than a record and a model: somebody is at them,
+        or was killed."""
+        names = [*_names(self.folder), *_names(self.folder / "models")]
+        hidden = [name for name in names if name.startswith(".")]
+        hidden += _names(self.folder / "checkpoints") + _names(self.folder / "curves")
+        return {match[1] for match in map(_OF_RUN.match, hidden) if match}
+
     def tidy(self, identity: RunIdentity) -> None:
         """Remove what a run that was killed has begun to write. Only for who has claimed it."""
-        for path in (
-            self.path(identity),
-            self.model_path(identity),
-            self.checkpoint_path(identity),
-        ):
-            if path.parent.is_dir():
-                for begun in path.parent.iterdir():
-                    if begun.name.startswith(temporary_prefix(path)):
-                        begun.unlink(missing_ok=True)
+        claim = self.claim_path(identity)
+        for name in ("", "models", "checkpoints", "curves"):
+            for begun in _names(self.folder / name):
+                if begun.startswith(f".{identity.stem}.") and begun != claim.name:
+                    (self.folder / name / begun).unlink(missing_ok=True)
+
+    def tidy_ended(self, identity: RunIdentity, status: Status) -> None:
+        """Remove all of a run that has ended, but its record, its model, and what it can go on
+        from. Only for who has claimed it."""
+        self.tidy(identity)
+        self.curves_path(identity).unlink(missing_ok=True)
+        if status != "failed":  # what killed it may be mended, and the run go on from there
+            self.checkpoint_path(identity).unlink(missing_ok=True)
 
     def remove_empty_folders(self) -> None:
         """Remove the folders of what is there only while runs go on, once they are empty."""
@@ -145,7 +168,10 @@ class Store:
         """Every record by its file, and every other JSON file, in order of their paths."""
         records, faults = {}, []
         for path in sorted(self.folder.rglob("*.json")):
-            if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
+            parts = path.relative_to(self.folder).parts
+            if TRIALS in parts[:-1]:
+                continue
+            if any(part.startswith(".") for part in parts):
                 faults.append(Unreadable(path, "is hidden"))
                 continue
             try:
@@ -180,6 +206,14 @@ class Store:
         for fault in faults:
             logger.warning("%s", fault)
         return iter(records)
+
+
+def _names(folder: Path) -> list[str]:
+    """Names in a folder; none if it is not there."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 def _set_aside(path: Path) -> Path:

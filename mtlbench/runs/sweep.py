@@ -20,7 +20,7 @@ from mtlbench.runs.claims import Claim, acquire, holder
 from mtlbench.runs.events import Event
 from mtlbench.runs.execute import failure
 from mtlbench.runs.record import RunRecord
-from mtlbench.runs.spec import Run, RunSpec, prepare
+from mtlbench.runs.spec import Run, RunSpec, check_pair, prepare
 from mtlbench.runs.store import Store
 
 logger = logging.getLogger(__name__)
@@ -79,12 +79,14 @@ def state(run: Run, store: Store) -> State:
     """How it stands with a run in a store.
 
     Raises:
-        UsageError: a later mtlbench made the folder.
+        UsageError: a later mtlbench made the folder; or the run is not done and cannot be, as its
+            method and its wrapper do not go together.
     """
     status = store.status(run.identity)
     if status == "ok":
         missing = run.keeps_model and not store.model_path(run.identity).exists()
         return State(run, "missing", "its model is wanted") if missing else State(run, "done")
+    check_pair(run)
     who = holder(store.claim_path(run.identity))
     if who is not None:
         return State(run, "claimed", str(who))
@@ -102,6 +104,18 @@ def unfinished(runs: Iterable[Run], store: Store, *, retry: bool = False) -> lis
     that failed or diverged."""
     left = ("missing", "stale", "claimed", *(("failed",) if retry else ()))
     return [run for run in runs if state(run, store).kind in left]
+
+
+def tidy(runs: Iterable[Run], store: Store) -> None:
+    """Remove what sweeps that were killed have left of runs that have ended."""
+    begun = store.begun()
+    for run in runs:
+        if run.identity.stem in begun and state(run, store).kind in ("done", "failed"):
+            claim, status = acquire(store.claim_path(run.identity)), store.status(run.identity)
+            if claim is not None and status is not None:
+                with claim:
+                    store.tidy_ended(run.identity, status)
+    store.remove_empty_folders()
 
 
 # ------------------------------------------------------------------------------------ doing it

@@ -10,11 +10,11 @@ from torch.optim.lr_scheduler import LRScheduler
 from mtlbench.interfaces import Protocol
 
 
-def make_optimizer(protocol: Protocol, model: nn.Module) -> Optimizer:
-    """A fresh optimizer, as the protocol has it."""
+def make_optimizer(protocol: Protocol, model: nn.Module, lr: float | None = None) -> Optimizer:
+    """A fresh optimizer, as the protocol has it but for the learning rate, if one is given."""
     made: Optimizer = getattr(torch.optim, protocol.optimizer)(
         model.parameters(),
-        lr=protocol.lr,
+        lr=protocol.lr if lr is None else lr,
         weight_decay=protocol.weight_decay,
         **protocol.optimizer_options,
     )

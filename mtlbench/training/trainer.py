@@ -39,6 +39,7 @@ class Trainer:
         seed: of data order and perturbation noise.
         device: where to train.
         weights: file of the trunk's initial weights.
+        lr: learning rate that training begins with, instead of the protocol's.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Trainer:
         seed: int,
         device: torch.device,
         weights: Path | None = None,
+        lr: float | None = None,
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -59,7 +61,7 @@ class Trainer:
         if weights is not None:
             load_trunk(self.model, weights)
         self.model.to(device)
-        optimizer = make_optimizer(protocol, self.model)
+        optimizer = make_optimizer(protocol, self.model, lr)
         self.scheduler = make_scheduler(protocol, optimizer)
         self.stepper = Stepper(
             self.model,

@@ -51,6 +51,7 @@ class CAGrad(GramianMethod):
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "stationarity"),
+        version=2,
         discontinuous="where the gradients cancel: many points of the ball are best",
     )
 

@@ -49,6 +49,7 @@ class GradVac(InRandomOrders):
         scale="sum",
         backwards="per-task",
         claims=("scaling", "identical", "stationarity"),
+        version=2,
         discontinuous="where a gradient has been cancelled: its cosines are 0/0",
     )
     pairs = ("targets",)

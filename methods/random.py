@@ -30,6 +30,7 @@ class Random(WeightingMethod):
         head_policy="unit",
         scale="mean",
         claims=("scaling", "identical", "simplex", "stationarity"),
+        version=2,
     )
 
     def weights(self, view: GradientView) -> Tensor:

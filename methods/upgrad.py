@@ -36,6 +36,7 @@ class UPGrad(DualConeMethod):
         scale="mean",
         backwards="per-task",
         claims=("permutation", "scaling", "identical", "non-conflict", "stationarity"),
+        version=2,
         discontinuous="where the gradients cancel: the dual cone loses its interior",
     )
 

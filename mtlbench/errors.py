@@ -30,7 +30,7 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
     folded: dict[str, str] = {}
     for known in valid:
         folded.setdefault(_folded(known), known)
-    near = get_close_matches(_folded(name), folded, n=1, cutoff=0.6)
+    near = get_close_matches(_folded(name), folded, n=1, cutoff=0.65)
     starting = [key for key in folded if _folded(name) and key.startswith(_folded(name))]
     found = near or starting[:1]
     return f"; did you mean {folded[found[0]]!r}?" if found else ""

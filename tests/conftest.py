@@ -1,8 +1,23 @@
 """What all tests share."""
 
 import os
+from importlib import import_module
 
-import torch
+OPENBLAS = "OPENBLAS_NUM_THREADS"
+
+
+def compute_with_one_thread() -> None:
+    """There are as many test processes as cores: threads of theirs would wait for each other.
+    Processes that tests start choose for themselves."""
+    before = os.environ.get(OPENBLAS)
+    os.environ[OPENBLAS] = "1"  # it has no other say, and looks when NumPy and SciPy load theirs
+    for library in ("numpy.linalg", "scipy.linalg"):
+        import_module(library)
+    del os.environ[OPENBLAS]
+    if before is not None:
+        os.environ[OPENBLAS] = before
+    import_module("torch").set_num_threads(1)
+
 
 os.environ["COLUMNS"] = "160"  # pytest-xdist says 80, at which long names fold
-torch.set_num_threads(1)  # two processes of as many threads as there are cores are slower than one
+compute_with_one_thread()

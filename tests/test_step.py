@@ -93,6 +93,10 @@ def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tu
         "lsam": (1, K, 2 * K),
         "fmtl": (1, K, 2 * K + one * whole_back),
         "samo": (1, 3 * K, whole_back + K),
+        "fsam": (2, 0, whole_back + own),
+        "esam": (2, 0, whole_back + own),
+        "gsam": (2, 0, (1 + one) * whole_back + own),
+        "wsam": (2, 0, whole_back + 2 * own),
     }[sharpness]
     alone = K if method in UNWEIGHTED and sharpness not in ("lsam", "samo") else 0
     return (whole + (method in AFTERWARDS)) * groups + of_one_task, backward, alone

@@ -12,6 +12,7 @@ from pydantic import PositiveFloat, PositiveInt
 
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import HandWritten, Pass, passes, run_pass
+from mtlbench.bench.start import first_step, import_torch
 from mtlbench.bench.timing import Case, Contest
 from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn, find_task
 from mtlbench.bench.yardsticks import yardsticks
@@ -67,6 +68,13 @@ class Gramian(Part):
     parameters: list[PositiveInt]
 
 
+class Start(Part):
+    """From the start of ``mtlbench run`` to its first step, against importing torch."""
+
+    task: str
+    target: PositiveFloat
+
+
 class EnginePlan(Plan):
     """What is measured: the contents of ``engine.yaml``."""
 
@@ -79,6 +87,7 @@ class EnginePlan(Plan):
     loss_based: LossBased
     heads: list[Heads]
     gramian: Gramian
+    start: list[Start]
     yardsticks: list[Yardsticks]
 
 
@@ -105,6 +114,9 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
         work = partial(benchmark, each.task, plan.seed, device, each.protocol)
         title = f"{each.task} {each.protocol}: all heads"
         yield Case(title, each.target, partial(_against_one_head, work))
+    for begun in plan.start:
+        prepare = partial(Contest, partial(first_step, begun.task), [import_torch])
+        yield Case(f"{begun.task}: start to first step", begun.target, prepare)
     for K, P in product(plan.gramian.tasks, plan.gramian.parameters):
         prepare = partial(_against_one_product, K, P, plan.seed, device)
         yield Case(f"gramian: K={K}, P={P}", plan.gramian.target, prepare)

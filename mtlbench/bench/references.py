@@ -40,7 +40,8 @@ class HandWritten:
         self.optimizer = work.optimize(self.model)
         self.shared, self.heads = self.model.parameter_roles(self.objectives)
         self.method = METHODS.build(method, len(self.objectives)).to(work.device)
-        self.per_task = self.method.info.backwards == "per-task"
+        info = self.method.info
+        self.per_task = info.backwards == "per-task" or info.head_policy == "unit"
         self.generator = torch.Generator(work.device).manual_seed(0)
         K, P = len(self.objectives), sum(p.numel() for p in self.shared)
         self.jacobian = self.shared[0].new_zeros(K, P)
@@ -74,7 +75,8 @@ class HandWritten:
         for k, loss in enumerate(losses):
             params = [*self.shared, *self.heads[k]]
             grads = torch.autograd.grad(loss, params, retain_graph=k < last, materialize_grads=True)
-            torch._foreach_copy_([*self._rows[k], *self._head_rows[k]], grads)
+            with torch.no_grad():  # which older releases of torch insist on for views made so
+                torch._foreach_copy_([*self._rows[k], *self._head_rows[k]], grads)
 
     def aggregate(self, losses: Tensor) -> Update:
         """The method on the rows."""

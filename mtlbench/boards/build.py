@@ -23,6 +23,7 @@ import pandas as pd
 from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
 from mtlbench.boards.seeds import Seeds, common_seeds, listed
 from mtlbench.errors import UsageError
+from mtlbench.runs.identity import Code
 from mtlbench.runs.record import Metric, RunRecord
 
 GROUP = [
@@ -77,8 +78,9 @@ class Board:
 def cell(record: RunRecord) -> tuple[Any, ...]:
     """What no two records of a board may share: the row, and the seed."""
     identity = record.identity
-    options = (_text(identity.method_options), _text(identity.sharpness_options))
-    row = (identity.method, options[0], identity.sharpness, options[1])
+    method = identity.method, _text(identity.method_options, identity.method_code)
+    wrapper = identity.sharpness, _text(identity.sharpness_options, identity.sharpness_code)
+    row = (*method, *wrapper)
     return (*_group(record).values(), *row, identity.seed)
 
 
@@ -174,9 +176,11 @@ def _group(record: RunRecord) -> dict[str, Any]:
     return group
 
 
-def _text(options: Mapping[str, Any]) -> str:
-    """Options as on the command line: ``c=0.4,solver=nnls``."""
-    return ",".join(option_texts(options))
+def _text(options: Mapping[str, Any], code: Code | None = None) -> str:
+    """Options as on the command line, ``c=0.4,solver=nnls``, and where the class is from if that is
+    not here."""
+    origin = {} if code is None else {"code": str(code)}
+    return ",".join(option_texts({**options, **origin}))
 
 
 def option_texts(options: Mapping[str, Any]) -> list[str]:
@@ -189,10 +193,10 @@ def _place_of(record: RunRecord) -> dict[str, Any]:
     """The group and the row that a record belongs to."""
     identity = record.identity
     return _group(record) | {
-        "method": identity.method_label,
-        "method_options": _text(identity.method_options),
-        "sharpness": identity.sharpness_label,
-        "sharpness_options": _text(identity.sharpness_options),
+        "method": identity.method,
+        "method_options": _text(identity.method_options, identity.method_code),
+        "sharpness": identity.sharpness,
+        "sharpness_options": _text(identity.sharpness_options, identity.sharpness_code),
     }
 
 

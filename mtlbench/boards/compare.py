@@ -131,7 +131,7 @@ def _report(table: Table, first: str, second: str, known: pd.DataFrame) -> str:
     mine, other = (table.of(name)["delta_m"].dropna() for name in (first, second))
     differences = (mine - other).dropna()
     if differences.empty:
-        seeds = " and ".join(" ".join(map(str, table.of(name).index)) for name in (first, second))
+        seeds = " and ".join(" ".join(map(str, table.of(n).index)) for n in (first, second))
         raise UsageError(f"{first} and {second} have no seed in common: {seeds}")
     found = Estimate.of(differences)
     lines = [

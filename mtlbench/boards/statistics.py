@@ -179,10 +179,12 @@ def against_reference(values: ArrayLike, reference: ArrayLike, signs: ArrayLike)
     base = b.mean(axis=0)
     if not (base > 0).all():
         return Estimate(len(v), math.nan, math.nan)
-    ratio = v.mean(axis=0) / base
-    deviations = 100 * ((v - ratio * b) / base * sigma).mean(axis=1)
-    mean = float(100 * ((ratio - 1) * sigma).mean())
-    return Estimate(len(v), mean, float(deviations.std(ddof=1)) if len(v) > 1 else math.nan)
+    with np.errstate(invalid="ignore"):  # an infinite value has no deviation
+        ratio = v.mean(axis=0) / base
+        deviations = 100 * ((v - ratio * b) / base * sigma).mean(axis=1)
+        mean = float(100 * ((ratio - 1) * sigma).mean())
+        spread = float(deviations.std(ddof=1)) if len(v) > 1 else math.nan
+    return Estimate(len(v), mean, spread)
 
 
 def worst_objective(changes: Mapping[str, float]) -> tuple[str, float]:

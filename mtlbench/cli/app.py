@@ -50,7 +50,8 @@ def _everywhere(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and end.")
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show errors with their traceback, of any command.")
+        bool,
+        typer.Option("--debug", help="Show errors with their traceback, and more of what goes on."),
     ] = False,
 ) -> None:
     """Options of all commands; :func:`main` has taken ``--debug`` out, wherever it stood."""
@@ -97,6 +98,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    if debug:
+        logging.getLogger("mtlbench").setLevel(logging.DEBUG)
     try:
         app(repeated(words), prog_name="mtlbench")
     except SystemExit as end:  # how typer ends, also after an error of its own

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from mtlbench.cli import terminal
 from mtlbench.cli.pace import Pace, duration
-from mtlbench.cli.terminal import console
 
 if TYPE_CHECKING:
     from mtlbench.runs.events import Event
@@ -64,8 +64,10 @@ class View:
         self._ended = threading.Event()
 
     def __enter__(self) -> View:
-        if console.is_terminal:
-            self._live = Live(get_renderable=self._table, console=console, refresh_per_second=2)
+        if terminal.console.is_terminal:
+            self._live = Live(
+                get_renderable=self._table, console=terminal.console, refresh_per_second=2
+            )
             self._live.start()
         else:
             threading.Thread(target=self._lines, daemon=True).start()
@@ -96,7 +98,7 @@ class View:
             self.done += record.status == "ok"
             self.failed += record.status != "ok"
             text = line(run, record) + self._pace.to_go
-        console.print(text, highlight=False, soft_wrap=True)
+        terminal.console.print(text, highlight=False, soft_wrap=True)
 
     def _skip(self, run: Run, epochs: int) -> None:
         """So many epochs of a run need not be done."""
@@ -133,7 +135,7 @@ class View:
         while not self._ended.wait(MINUTE):
             with self._lock:
                 text = self.summary()
-            console.print(text, highlight=False, soft_wrap=True)
+            terminal.console.print(text, highlight=False, soft_wrap=True)
 
 
 def name(run: Run) -> str:

@@ -12,10 +12,10 @@ import torch
 import torch.utils.dlpack
 from torch import Tensor
 
-from mtlbench.engine.private import set_versions
 from mtlbench.engine.rows import GradientRows, Layout, views
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Move, MultiTaskModel, Parameters, Shift
+from mtlbench.torch_private import set_versions
 
 _ELSEWHERE = 1 << 24  # versions of shifted parameters start so far above those of any training
 

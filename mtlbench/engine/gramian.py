@@ -69,9 +69,9 @@ class GramianMethod(WeightingMethod):
     def weights(self, view: GradientView) -> Tensor:
         if self.refresh > 1 and self._known() and self.steps - self.solved_at[0] < self.refresh:
             return self.last_weights.to(view.losses, copy=True)
-        gramian = view.gramian(self.at).double().cpu().numpy()
+        gramian = view.gramian(self.at).detach().double().cpu().numpy()
         self.resolution = DOUBLE if view.losses.dtype == torch.float64 else SINGLE
-        solution = self._solved(gramian, view.losses.double().cpu().numpy())
+        solution = self._solved(gramian, view.losses.detach().double().cpu().numpy())
         self._proposed = torch.from_numpy(solution)
         return self._proposed.to(view.losses)
 

@@ -12,8 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.utils._pytree import tree_leaves, tree_map
 
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
@@ -33,6 +31,7 @@ from mtlbench.interfaces import (
     PointView,
     StepProblem,
 )
+from mtlbench.torch_private import NormBase, tree_leaves, tree_map
 
 
 @dataclass
@@ -108,7 +107,7 @@ class BatchProblem(StepProblem):
         self._joint = (
             isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
         )
-        self._layers = [m for m in model.modules() if isinstance(m, _NormBase)]
+        self._layers = [m for m in model.modules() if isinstance(m, NormBase)]
         self._buffers: Buffers | None = None
         self._beside = list(beside)
         self._beside_rows: list[tuple[Tensor | None, ...]] | None = None

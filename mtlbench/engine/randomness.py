@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+
+from mtlbench.torch_private import NormBase
 
 SMALL = 1 << 16
 """Entries of a buffer that costs nothing to copy."""
@@ -62,7 +63,7 @@ class Randomness:
 
 
 @contextmanager
-def frozen_statistics(layers: Sequence[_NormBase]) -> Iterator[None]:
+def frozen_statistics(layers: Sequence[NormBase]) -> Iterator[None]:
     """Normalise as each layer's mode says but leave the running statistics alone."""
     training = [m for m in layers if m.training]
     tracked = [m.track_running_stats for m in training]
@@ -121,7 +122,7 @@ class Buffers:
 
     def settle(self) -> None:
         """After the first forward pass: note what it moved."""
-        self._moved = [k for k in self._kept if not isinstance(k.module, _NormBase) and k.moved]
+        self._moved = [k for k in self._kept if not isinstance(k.module, NormBase) and k.moved]
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

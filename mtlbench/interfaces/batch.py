@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from mtlbench.errors import UsageError
+from mtlbench.torch_private import tree_map
 
 
 @dataclass(frozen=True)

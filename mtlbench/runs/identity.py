@@ -75,17 +75,6 @@ class RunIdentity(Record):
         return label if self.task_code is None else f"{label}, task {self.task_code}"
 
     @property
-    def method_label(self) -> str:
-        """The method, and where it is from if that is not here."""
-        return self.method if self.method_code is None else f"{self.method} {self.method_code}"
-
-    @property
-    def sharpness_label(self) -> str:
-        """The wrapper, and where it is from if that is not here."""
-        code = self.sharpness_code
-        return self.sharpness if code is None else f"{self.sharpness} {code}"
-
-    @property
     def stem(self) -> str:
         """File name without its ending."""
         return (

@@ -142,38 +142,37 @@ class Store:
                 (self.folder / name).rmdir()
 
     def found(self) -> tuple[dict[Path, RunRecord], list[Unreadable]]:
-        """Every record by its file, and every other JSON file, in order of their paths.
-
-        Of records of the same run the one under the run's own name is kept, or the first.
-        """
-        by_digest: dict[str, tuple[Path, RunRecord]] = {}
-        faults = []
+        """Every record by its file, and every other JSON file, in order of their paths."""
+        records, faults = {}, []
         for path in sorted(self.folder.rglob("*.json")):
             if any(part.startswith(".") for part in path.relative_to(self.folder).parts):
                 faults.append(Unreadable(path, "is hidden"))
                 continue
             try:
-                record = read_record(path)
+                records[path] = read_record(path)
             except UsageError as error:
                 faults.append(Unreadable(path, str(error).removeprefix(f"{path} ")))
-                continue
-            digest = record.identity.digest
-            if digest not in by_digest:
-                by_digest[digest] = path, record
-                continue
-            other, earlier = by_digest[digest]
-            if path.stem == record.identity.stem != other.stem:
-                by_digest[digest], path, other = (path, record), other, path
-            same = "is a copy of" if record == earlier else "is of the same run as"
-            faults.append(Unreadable(path, f"{same} {other}, and left out"))
-        return dict(sorted(by_digest.values(), key=lambda each: each[0])), sorted(
-            faults, key=lambda fault: fault.path
-        )
+        return records, faults
 
     def read_all(self) -> tuple[list[RunRecord], list[Unreadable]]:
-        """:meth:`found`, without the records' files."""
-        found, faults = self.found()
-        return list(found.values()), faults
+        """Every record, and every other JSON file, in order of their paths.
+
+        Of records of the same run the one under the run's own name is kept, or the first.
+        """
+        every, faults = self.found()
+        kept: dict[str, tuple[Path, RunRecord]] = {}
+        for path, record in every.items():
+            digest = record.identity.digest
+            if digest not in kept:
+                kept[digest] = path, record
+                continue
+            other, earlier = kept[digest]
+            if path.stem == record.identity.stem != other.stem:
+                kept[digest], path, other = (path, record), other, path
+            same = "is a copy of" if record == earlier else "is of the same run as"
+            faults.append(Unreadable(path, f"{same} {other}, and left out"))
+        in_order = sorted(kept.values(), key=lambda each: each[0])
+        return [record for _, record in in_order], sorted(faults, key=lambda fault: fault.path)
 
     def __iter__(self) -> Iterator[RunRecord]:
         """The records; what else there is is named in the log."""

@@ -23,6 +23,7 @@ PLAN: dict[str, Any] = PACE | {
     "loss_based": {"target": 1000, "networks": ["tiny"]},
     "heads": [{"task": "multimnist", "protocol": "mini", "target": 1000}],
     "gramian": {"target": 1000, "tasks": [3], "parameters": [10_000]},
+    "start": [],
     "yardsticks": [{"task": "qm9", "protocol": "mini", "target": 1000}],
 }
 

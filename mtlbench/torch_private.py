@@ -1,4 +1,4 @@
-"""What the engine uses of torch that torch calls private, checked when it is imported."""
+"""What this library uses of torch that torch calls private, checked when it is imported."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from mtlbench.boards.build import build
+from mtlbench.boards.compare import compare
 from mtlbench.boards.comparisons import pairs, standings
 from mtlbench.boards.equal_time import equal_time_epochs
 from mtlbench.boards.page import page
@@ -56,6 +57,10 @@ def test_longer_runs_of_the_baseline_are_a_row_of_their_own() -> None:
     assert found["question"]["SUM epochs=15", "SUM"] == "method"
     assert "SUM epochs=15" in set(standings(both, pairs(both))["row"])
     assert "SUM epochs=15" in page({"digits": both})
+    (said,) = compare({"digits": both}, "sum+flat", "sum:epochs=15")
+    assert "SUM x flat is worse than SUM epochs=15" in said
+    (said,) = compare({"digits": both}, "tilt", "sum")
+    assert "TILT against SUM, on" in said
 
 
 def test_other_runs_of_other_epochs_stay_apart() -> None:

@@ -247,7 +247,7 @@ def _run(record: RunRecord, epochs: int) -> dict[str, Any]:
         "command": provenance.command,
     }
     if identity.epochs != epochs:
-        options = ",".join([*option_texts(identity.method_options), f"epochs={identity.epochs}"])
+        options = ",".join(filter(None, [run["method_options"], f"epochs={identity.epochs}"]))
         run |= {"epochs": epochs, "method_options": options, "role": "method"}
     run["times"] = identity.epochs / epochs
     return run | (_results(record) if record.status == "ok" else {})

@@ -75,6 +75,9 @@ def _word(row: pd.Series[Any], rows: pd.DataFrame) -> str:
 
 def _find(table: Table, text: str) -> str:
     """The name of the row that ``text`` asks for; empty if there is none."""
+    exactly = words(table).get(text)
+    if exactly is not None:
+        return exactly
     fits = [str(row["name"]) for _, row in table.rows.iterrows() if _fits(row, text)]
     if len(fits) > 1:
         known = [word for word, name in words(table).items() if name in fits]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,7 +13,7 @@ from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, end, execute_all
 from mtlbench.cli.terminal import say
-from mtlbench.registry import SHARPNESS
+from mtlbench.registry import SHARPNESS, baseline
 
 
 def run(
@@ -42,6 +43,10 @@ def run(
     retry: Retry = None,
     log: Log = None,
     checkpoint: Checkpoint = 60.0,
+    equal_time: Annotated[
+        str | None,
+        typer.Option(help="A wrapper or method: also the baseline for as long as it takes."),
+    ] = None,
 ) -> None:
     """Train every method with every wrapper and seed, but for the runs that are done."""
     wanted = sharpness or [SHARPNESS.default]
@@ -51,19 +56,22 @@ def run(
     from mtlbench.runs.spec import RunSpec
     from mtlbench.runs.sweep import grid
 
+    how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
+    how["logs"] = log or ()
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
     base = RunSpec(task, "", None, 0, *common)
     runs = grid(base, method, wanted, seed or [0])
-    failed = execute_all(
-        runs,
-        out,
-        jobs=jobs,
-        threads=threads,
-        retry=retry,
-        checkpoint=checkpoint,
-        logs=log or (),
-    )
+    failed = execute_all(runs, out, **how)
     records, faults = read_folder(out)
+    if equal_time is not None:
+        from mtlbench.boards.equal_time import equal_time_epochs
+
+        longer = equal_time_epochs(build(records)[runs[0].identity.task], equal_time)
+        base = replace(base, epochs=longer)
+        failed += execute_all(
+            grid(base, [baseline()], [SHARPNESS.default], seed or [0]), out, **how
+        )
+        records, faults = read_folder(out)
     warn(faults)
     print_boards(build(records))
     end(failed)

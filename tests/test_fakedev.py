@@ -101,7 +101,7 @@ def test_all_methods_with_all_wrappers() -> None:
     for name, step in _found("everything")["everything"].items():
         method, wrapper, *multi = name.split()
         assert step["gap"] < 1e-4, name
-        if method not in ("famo", "nashmtl"):
+        if method != "famo":  # looks whether its losses after the step are finite
             _check_step(step, method, wrapper, sent=3 if multi else 1)
 
 

@@ -285,7 +285,7 @@ class JointView(ShiftedView):
         for point, tasks in enumerate(self._points):
             with self._at(point) as graph:
                 rows.bind()
-                total = (w[list(tasks)] * graph.losses).sum()
+                total = (torch.stack([w[k] for k in tasks]) * graph.losses).sum()
                 backward(total, self._problem.passes, graph.groups)
         return Update(rows.rows[0], rows.heads, w)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -12,13 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from mtlbench.cli.live import View
+from mtlbench.runs.backends import Backend, Job
 from mtlbench.runs.backends.local import Local, _tell_of
+from mtlbench.runs.claims import Claim
 from mtlbench.runs.events import Event, StoppedError
 from mtlbench.runs.execute import Watching, execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
 from mtlbench.runs.store import Store
 from mtlbench.runs.sweep import grid, sweep, unfinished
+from mtlbench.training.history import Phase
 from tests.started import started
 from tests.test_runner import each_epoch, numbers
 from tests.toy_task import BROKEN, EPOCHS, EXIT_CODE, TOY
@@ -204,3 +209,33 @@ def test_the_command_line_ends_with_all_its_processes(
     go([run], out, on_epoch=epochs.append)
     assert len(epochs) == EPOCHS - 1
     assert [record.status for record in Store(out)] == ["ok"]
+
+
+# ------------------------------------------------------------------------------------ many
+class AtOnce(Backend):
+    """Ends every run at once, with the numbers of another one."""
+
+    def __init__(self, made: RunRecord) -> None:
+        self.made = made
+
+    def work(self, job: Job) -> None:
+        while (run := job.queue.take()) is not None:
+            job.store.write(self.made.model_copy(update={"identity": run.identity}))
+            job.queue.ended(run)
+
+
+def test_nothing_of_a_finished_run_stays_in_memory(tmp_path: Path) -> None:
+    made = execute(run_of(), Store(tmp_path / "made"))
+    runs = grid(BASE, ["ls"], ["none"], range(200))
+    alive: list[int] = []
+    with View(runs, 0) as view:
+
+        def ended(run: Run, record: RunRecord) -> None:
+            view.ended(run, record)
+            if run in (runs[50], runs[-1]):
+                gc.collect()
+                kept = [o for o in gc.get_objects() if type(o) in (RunRecord, Claim, Phase)]
+                alive.append(len(kept))
+
+        sweep(runs, Store(tmp_path / "many"), AtOnce(made), on_record=ended)
+    assert alive[1] <= alive[0] < 20

@@ -130,9 +130,10 @@ def test_of_many_that_see_a_dead_holder_one_gets_the_claim(path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------ sweeps
-SWEEP = """
+SWEEP = f"""
 import sys
 from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
 from mtlbench.runs.spec import RunSpec, prepare
 from tests.test_sweep import go
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import ndtri, stdtr, stdtrit  # what scipy.stats takes, which is slow to import
 
 Verdict = Literal["better", "worse", "equal", "open"]
 """The first of two rows is better or worse; or the two are equal, which has to be shown as well;
@@ -32,7 +32,7 @@ ENOUGH_TO_RESAMPLE = 10
 @cache
 def _quantile(probability: float, n: int) -> float:
     """Of Student's t with n - 1 degrees of freedom."""
-    return float(stats.t.ppf(probability, n - 1))
+    return float(stdtrit(n - 1, probability))
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Estimate:
             return math.nan
         if self.error == 0:
             return float(self.mean == 0)
-        return float(2 * stats.t.sf(abs(self.mean) / self.error, self.n - 1))
+        return float(2 * stdtr(self.n - 1, -abs(self.mean) / self.error))
 
     def is_small(self, margin: float = MARGIN) -> bool:
         """Two one-sided tests at 5 %: the 90 % interval lies within the margin on either side."""
@@ -116,7 +116,7 @@ def seeds_to_resolve(sd: float, size: float = 1.0) -> int | None:
     deviation stays what it is; None where that is not known."""
     if math.isnan(sd):
         return None
-    normal = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
+    normal = ndtri((1 + LEVEL) / 2) + ndtri(POWER)
     n = max(2, math.floor((normal * sd / size) ** 2))  # t is wider than the normal: no less
     while resolution(sd, n) > size:
         n += 1

@@ -340,3 +340,13 @@ def test_files_that_options_name_count(package: Path, data: Path) -> None:
     assert seen().digest == before.digest
     edit(data / "table.csv", "1", "7")
     assert seen().digest != before.digest
+
+
+def test_what_the_same_words_once_were() -> None:
+    now = identity("fairgrad:alpha=2")
+    options = dict(now.method_options)
+    del options["solver"]
+    once = now.model_copy(update={"method_options": options, "protocol_version": 0})
+    assert now.same_words(once)
+    assert not once.same_words(now)
+    assert not now.same_words(identity("fairgrad:alpha=1"))

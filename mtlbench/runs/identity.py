@@ -76,6 +76,17 @@ class RunIdentity(Record):
             label += f", content {self.data_sha256[:8]}"
         return label if self.task_code is None else f"{label}, task {self.task_code}"
 
+    def same_words(self, earlier: RunIdentity) -> bool:
+        """Whether a request that once was that run is this one now: what differs are versions,
+        code or data, or options that there were not yet."""
+        versions = {"protocol_version", "data_source", "stand_in", "data_sha256"}
+        codes = {"task_code", "method_code", "sharpness_code"}
+        now, then = (each.model_dump(exclude=versions | codes) for each in (self, earlier))
+        return all(
+            value == now[name] or (isinstance(value, dict) and value.items() <= now[name].items())
+            for name, value in then.items()
+        )
+
     @property
     def stem(self) -> str:
         """File name without its ending."""

@@ -76,8 +76,13 @@ class Store:
     def others(self, identity: RunIdentity) -> list[Path]:
         """Records of the same words, of another version of what they mean."""
         words = identity.stem.removesuffix(identity.digest)
-        found = sorted(self.folder.glob(f"{escape(words)}*.json"))
-        return [path for path in found if path != self.path(identity)]
+        found = []
+        for path in sorted(self.folder.glob(f"{escape(words)}*.json")):
+            with suppress(UsageError):  # which whoever makes a table is told of
+                other = read_record(path).identity
+                if path != self.path(identity) and identity.same_words(other):
+                    found.append(path)
+        return found
 
     def claim_path(self, identity: RunIdentity) -> Path:
         """File that is there while somebody makes the run with this identity."""

@@ -9,7 +9,7 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, read
 from mtlbench.cli.options import Jobs
-from mtlbench.cli.sweep import Retry, Threads, begin, end, execute_all
+from mtlbench.cli.sweep import Retry, Threads, begin_all, end, execute_all
 from mtlbench.cli.terminal import say
 from mtlbench.errors import UsageError
 
@@ -39,11 +39,7 @@ def regenerate(
 
     spec = committed(task, folder)
     requests = SweepSpec.read(spec).requests()
-    begin(
-        [r.task for r in requests],
-        [r.method for r in requests],
-        [r.sharpness for r in requests if r.sharpness],
-    )
+    begin_all(requests, look=dry_run)
     runs, records = checked(requests), folder / "records"
     if dry_run:
         left = unfinished(runs, Store(records), retry=retry is not None)

@@ -74,7 +74,7 @@ def sweep(
     from mtlbench.runs.tune import trials
 
     read, store = SweepSpec.read(spec), Store(out)
-    begin_all(read.requests())
+    begin_all(read.requests(), look=status or dry_run)
     tried = checked(trials(read))
     execute = partial(
         execute_all,
@@ -119,20 +119,33 @@ def _reported(spec: SweepSpec, store: Store) -> list[RunSpec]:
     return reported(spec, cells)
 
 
-def begin_all(requests: Sequence[RunSpec]) -> None:
-    """:func:`begin` for requests."""
-    wrappers = [r.sharpness for r in requests if r.sharpness]
-    begin([r.task for r in requests], [r.method for r in requests], wrappers)
+def begin_all(requests: Sequence[RunSpec], *, look: bool) -> None:
+    """:func:`begin` for requests; where one only looks at them, no process is started."""
+    ready = check_names if look else begin
+    ready(
+        [r.task for r in requests],
+        [r.method for r in requests],
+        [r.sharpness for r in requests if r.sharpness],
+    )
 
 
 def begin(tasks: Sequence[str], methods: Sequence[str], wrappers: Sequence[str]) -> None:
     """Refuse unknown names before anything takes time, and let the processes of the coming runs
     import what they need, while this one does."""
+    start_server(check_names(tasks, methods, wrappers))
+
+
+def check_names(tasks: Sequence[str], methods: Sequence[str], wrappers: Sequence[str]) -> list[str]:
+    """Refuse unknown names.
+
+    Returns:
+        The modules that define what the names are of.
+    """
     kinds = ((TASKS, tasks), (METHODS, methods), (SHARPNESS, wrappers))
     names = dict.fromkeys((r, Spec.parse(text).name) for r, texts in kinds for text in texts)
     for registry, name in names:
         registry.check_name(name)
-    start_server(filter(None, (registry.module(name) for registry, name in names)))
+    return list(filter(None, (registry.module(name) for registry, name in names)))
 
 
 def execute_all(

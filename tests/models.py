@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mtlbench import InputGroup, MultiTaskModel, Stepper
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.problem import BatchProblem
-from mtlbench.interfaces import Batch, DenseView, Loss
+from mtlbench.engine.restrict import restricted
+from mtlbench.interfaces import Batch, DenseView, Loss, WeightingMethod
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import SHARPNESS
 
@@ -136,6 +137,17 @@ def dense_view(K: int = 3, P: int = 7, *, seed: int = 0) -> DenseView:
     J = torch.randn(K, P, generator=g).double()
     heads = [torch.randn(2, generator=g).double() for _ in range(K)]
     return DenseView(torch.arange(1.0, K + 1).double(), J, heads, g)
+
+
+def aggregate_part(method: WeightingMethod, tasks: list[int], seed: int) -> Tensor:
+    """A step on :func:`dense_view` in which these tasks alone have a label: its shared update."""
+    whole = dense_view(seed=seed)
+    heads = [whole.head_grads()[k] for k in tasks]
+    view = DenseView(whole.losses[tasks], whole.jacobian()[tasks], heads, whole.generator)
+    with restricted(method, tasks):
+        shared = method.aggregate(view).shared
+        method.after_step(lambda: torch.ones(3))
+    return shared
 
 
 def params_of(model: nn.Module) -> dict[str, Tensor]:

@@ -3,10 +3,17 @@
 import pytest
 import torch
 
-from mtlbench.engine.restrict import restricted
-from mtlbench.interfaces import DenseView
 from mtlbench.methods.db_mtl import DBMTL
-from tests.models import assert_close, dense_view, make_stepper, mse, same, single_batch, tiny_model
+from tests.models import (
+    aggregate_part,
+    assert_close,
+    dense_view,
+    make_stepper,
+    mse,
+    same,
+    single_batch,
+    tiny_model,
+)
 
 
 def _step(method: DBMTL, seed: int) -> torch.Tensor:
@@ -64,17 +71,6 @@ def test_one_task_zero_rows_and_losses_of_zero() -> None:
     assert not DBMTL(3).aggregate(view).shared.any()
 
 
-def _part(method: DBMTL, tasks: list[int], seed: int) -> torch.Tensor:
-    """A step in which these tasks alone have a label."""
-    whole = dense_view(seed=seed)
-    heads = [whole.head_grads()[k] for k in tasks]
-    view = DenseView(whole.losses[tasks], whole.jacobian()[tasks], heads, whole.generator)
-    with restricted(method, tasks):
-        shared = method.aggregate(view).shared
-        method.after_step(lambda: torch.ones(3))
-    return shared
-
-
 def _of_log(k: int, seed: int) -> torch.Tensor:
     view = dense_view(seed=seed)
     return view.jacobian()[k] / (view.losses[k] + 1e-8)
@@ -84,24 +80,24 @@ def _of_log(k: int, seed: int) -> torch.Tensor:
 def test_a_task_begins_as_if_its_first_gradient_had_always_been_there(decay: float) -> None:
     late, steady = DBMTL(3, decay=decay), DBMTL(3, decay=decay)
     for _ in range(4):
-        _part(late, [0, 1], 7)
-        _part(steady, [0, 1, 2], 7)
-    _part(late, [0, 1, 2], 7)
-    _part(steady, [0, 1, 2], 7)
+        aggregate_part(late, [0, 1], 7)
+        aggregate_part(steady, [0, 1, 2], 7)
+    aggregate_part(late, [0, 1, 2], 7)
+    aggregate_part(steady, [0, 1, 2], 7)
     assert_close(late.average, steady.average)
 
 
 def test_a_task_that_was_away_has_an_average_as_long_as_the_others() -> None:
     some, all_of_it = DBMTL(3), DBMTL(3)
     for step in range(8):
-        _part(some, [0, 1] if step in (2, 3, 5) else [0, 1, 2], 7)
-        _part(all_of_it, [0, 1, 2], 7)
+        aggregate_part(some, [0, 1] if step in (2, 3, 5) else [0, 1, 2], 7)
+        aggregate_part(all_of_it, [0, 1, 2], 7)
     assert_close(some.average, all_of_it.average)
 
 
 def test_a_task_alone_is_plain_descent_and_its_average_follows() -> None:
     method = DBMTL(3)
-    _part(method, [0, 1, 2], 0)
-    assert_close(_part(method, [1], 1), dense_view(seed=1).jacobian()[1])
+    aggregate_part(method, [0, 1, 2], 0)
+    assert_close(aggregate_part(method, [1], 1), dense_view(seed=1).jacobian()[1])
     assert_close(method.average[1], 0.9 * 0.1 * _of_log(1, 0) + 0.1 * _of_log(1, 1))
     assert_close(method.average[0], 0.1 * _of_log(0, 0))

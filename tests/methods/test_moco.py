@@ -6,10 +6,17 @@ import cvxpy as cp
 import pytest
 import torch
 
-from mtlbench.engine.restrict import restricted
-from mtlbench.interfaces import DenseView
 from mtlbench.methods.moco import MoCo, project_simplex
-from tests.models import assert_close, dense_view, make_stepper, mse, same, single_batch, tiny_model
+from tests.models import (
+    aggregate_part,
+    assert_close,
+    dense_view,
+    make_stepper,
+    mse,
+    same,
+    single_batch,
+    tiny_model,
+)
 
 OPTIONS: dict[str, Any] = {"beta": 0.5, "gamma": 0.05, "rho": 0.1, "decay": 0.5}
 
@@ -77,36 +84,25 @@ def test_one_task_and_zero_rows() -> None:
     assert torch.isfinite(MoCo(3).aggregate(view).shared).all()
 
 
-def _part(method: MoCo, tasks: list[int], seed: int) -> torch.Tensor:
-    """A step in which these tasks alone have a label."""
-    whole = dense_view(seed=seed)
-    heads = [whole.head_grads()[k] for k in tasks]
-    view = DenseView(whole.losses[tasks], whole.jacobian()[tasks], heads, whole.generator)
-    with restricted(method, tasks):
-        shared = method.aggregate(view).shared
-        method.after_step(lambda: torch.ones(3))
-    return shared
-
-
 def test_a_row_begins_at_its_tasks_first_gradient() -> None:
     method, early = MoCo(3, **OPTIONS), MoCo(3, **OPTIONS)
     for seed in range(3):
-        _part(method, [0, 1], seed)
-    _part(method, [0, 1, 2], 3)
+        aggregate_part(method, [0, 1], seed)
+    aggregate_part(method, [0, 1, 2], 3)
     assert_close(method.tracked[2], dense_view(seed=3).jacobian()[2])
     for seed in (3, 4):
-        _part(early, [0, 1, 2], seed)
-    _part(method, [0, 1, 2], 4)
+        aggregate_part(early, [0, 1, 2], seed)
+    aggregate_part(method, [0, 1, 2], 4)
     assert_close(method.tracked[2], early.tracked[2])  # at the pace of its own second step
 
 
 def test_a_task_alone_is_plain_descent_and_its_row_follows() -> None:
     method = MoCo(3, **OPTIONS)
     for seed in range(2):
-        _part(method, [0, 1, 2], seed)
+        aggregate_part(method, [0, 1, 2], seed)
     before, v = method.tracked.clone(), method.simplex.clone()
     J = dense_view(seed=2).jacobian()
-    assert_close(_part(method, [1], 2), J[1])
+    assert_close(aggregate_part(method, [1], 2), J[1])
     assert_close(method.tracked[1], before[1] + 0.5 / 3**0.5 * (J[1] - before[1]))
     assert torch.equal(method.tracked[[0, 2]], before[[0, 2]])
     assert torch.equal(method.simplex, v)
@@ -115,15 +111,15 @@ def test_a_task_alone_is_plain_descent_and_its_row_follows() -> None:
 def test_the_tasks_that_are_there_share_their_weight() -> None:
     method = MoCo(3, **OPTIONS)
     for seed in range(6):
-        _part(method, [[0, 1, 2], [0, 1], [2], [1, 2]][seed % 4], seed)
+        aggregate_part(method, [[0, 1, 2], [0, 1], [2], [1, 2]][seed % 4], seed)
         assert float(method.simplex.sum()) == pytest.approx(1)
 
 
 def test_the_task_that_holds_all_the_weight_may_be_absent() -> None:
     method = MoCo(3, **OPTIONS)
-    _part(method, [0, 1, 2], 0)
+    aggregate_part(method, [0, 1, 2], 0)
     method.simplex = torch.tensor([0.0, 1.0, 0.0]).double()
-    shared = _part(method, [0, 2], 1)
+    shared = aggregate_part(method, [0, 2], 1)
     assert torch.isfinite(shared).all()
     assert shared.any()
     assert method.simplex.tolist() == [0, 1, 0]

@@ -225,17 +225,8 @@ class BatchProblem(StepProblem):
         return found[: len(tensors)]
 
     def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
-        """Gradients at the present point.
-
-        Args:
-            losses: what the view shows as its losses; those of the present point by default. A
-                wrapper that has moved the parameters passes the losses of the unperturbed point.
-            keep: whether the view answers further questions after :meth:`GradientView.combine`
-                without another forward pass, at the price of its graph's memory.
-
-        Raises:
-            NonFiniteError: a loss is NaN or infinite; see :meth:`hold_finite`.
-        """
+        """Gradients at the present point; see :meth:`StepProblem.view`, and :meth:`hold_finite` of
+        when a loss that is not finite is refused."""
         return PlainView(self, losses, keep=keep)
 
     def view_at(
@@ -244,14 +235,7 @@ class BatchProblem(StepProblem):
         move: Callable[[int], Sequence[Move]],
         base: PointView | None = None,
     ) -> ShiftedView:
-        """Gradients each taken at a point of its own.
-
-        Args:
-            losses: losses at the unperturbed point, (K,).
-            move: task index to the displacement of that task's point; called once a task, when it
-                is needed.
-            base: a view whose rows are subtracted from those of the shared parameters.
-        """
+        """Gradients each taken at a point of its own; see :meth:`StepProblem.view_at`."""
         return ShiftedView(self, losses, move, base)
 
     def view_at_points(
@@ -260,14 +244,7 @@ class BatchProblem(StepProblem):
         points: Sequence[Sequence[int]],
         move: Callable[[int], Sequence[Move]],
     ) -> JointView:
-        """Gradients at points that have several tasks each.
-
-        Args:
-            losses: losses at the unperturbed point, (K,).
-            points: the tasks of each point; every task has one.
-            move: index of a point to the displacement that leads there; called once a point, when
-                it is needed.
-        """
+        """Gradients at points of several tasks each; see :meth:`StepProblem.view_at_points`."""
         return JointView(self, losses, move, points)
 
     def evaluation_mode(self) -> AbstractContextManager[None]:

@@ -72,10 +72,11 @@ def tuned(spec: SweepSpec, store: Store) -> list[Tuned]:
 def reported(spec: SweepSpec, cells: list[Tuned]) -> list[RunSpec]:
     """The sweep's runs, of tuned cells, in the order of :meth:`SweepSpec.requests`."""
     return [
-        replace(cell.choice, seed=seed)
+        request
         for task, seed in product(spec.tasks, spec.seeds)
-        for cell in cells
-        if cell.task == task
+        for request in spec.with_longer(
+            [replace(cell.choice, seed=seed) for cell in cells if cell.task == task]
+        )
     ]
 
 

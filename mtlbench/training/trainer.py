@@ -80,7 +80,7 @@ class Trainer:
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
-        self._tests: list[Scores] = []
+        self.tests: list[Scores] = []
         """Test scores of the epochs that the protocol averages."""
         self._warm_up = WARM_UP_STEPS
 
@@ -107,7 +107,7 @@ class Trainer:
         last = {
             "train": self._evaluate("train"),
             "val": self.history[-1].val,
-            "test": self._tests[-1] if self._tests else self._evaluate("test"),
+            "test": self.tests[-1] if self.tests else self._evaluate("test"),
         }
         epoch, selected = self._chosen(last)
         passes = self.stepper.passes
@@ -170,7 +170,7 @@ class Trainer:
             state = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._selected = (epoch, state)
         if epoch >= self.task.protocol.epochs - self.task.protocol.average_last:
-            self._tests.append(self._evaluate("test"))
+            self.tests.append(self._evaluate("test"))
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
@@ -185,8 +185,8 @@ class Trainer:
         """
         final = len(self.history) - 1
         val_and_test = {split: last[split] for split in ("val", "test")}
-        if self._tests:
-            return final, val_and_test | {"test": mean_scores(self._tests)}
+        if self.tests:
+            return final, val_and_test | {"test": mean_scores(self.tests)}
         epoch, state = self._selected
         if epoch == final:
             return epoch, val_and_test
@@ -208,7 +208,7 @@ class Trainer:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "history": [epoch.model_dump() for epoch in self.history],
             "selected": self._selected,
-            "tests": [scores.model_dump() for scores in self._tests],
+            "tests": [scores.model_dump() for scores in self.tests],
             "seconds": (self.train_seconds, self.evaluation_seconds),
             "skips": dict(self.skips),
             "rng": [torch.get_rng_state(), *cuda],
@@ -222,7 +222,7 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
         self._selected = tuple(state["selected"])
-        self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
+        self.tests = [Scores.model_validate(scores) for scores in state["tests"]]
         self.train_seconds, self.evaluation_seconds = state["seconds"]
         self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())

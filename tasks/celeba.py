@@ -134,16 +134,17 @@ class CelebA(Task):
         protocols=(
             Protocol(
                 name="mini",
-                version=1,
+                version=2,
                 arch="strided",
                 epochs=12,
                 batch_size=80,
                 lr=1e-2,
                 scheduler=("StepLR", {"step_size": 9, "gamma": 0.3}),
                 optimizer_options={"fused": True},
+                average_last=5,
                 options={
                     "image": 64,
-                    "faces": {"train": 640, "val": 256, "test": 512},
+                    "faces": {"train": 640, "val": 256, "test": 2048},
                     "width": 16,
                     "features": 64,
                 },
@@ -172,7 +173,7 @@ class CelebA(Task):
     )
     recipe = standin.Recipe(
         version=1,
-        counts={"train": 640, "val": 256, "test": 512},
+        counts={"train": 640, "val": 256, "test": 2048},
         size=(64, 64),
         files=_files,
         write=_write,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +39,27 @@ SOURCE = (
     "torchvision.datasets.MNIST(PATH, download=True) and FashionMNIST(PATH, download=True) write "
     "PATH/MNIST/raw and PATH/FashionMNIST/raw"
 )
+
+
+MINI = Protocol(
+    name="mini",
+    version=2,
+    arch="lenet",
+    epochs=12,
+    batch_size=64,
+    lr=1e-3,
+    average_last=5,
+    options={"overlays": {"train": 4000, "val": 1000, "test": 10_000}, "features": 50},
+)
+QUICK = replace(
+    MINI,
+    name="quick",
+    version=1,
+    epochs=3,
+    average_last=0,
+    options={**MINI.options, "overlays": {"train": 4000, "val": 1000, "test": 1000}},
+)
+"""To see something within a minute."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +100,7 @@ class MultiMNIST(Task):
             MetricInfo(f"{side}_accuracy", side, "%", higher_is_better=True)
             for side in ("left", "right")
         ),
-        protocols=(
-            Protocol(
-                name="mini",
-                version=1,
-                arch="lenet",
-                epochs=12,
-                batch_size=64,
-                lr=1e-3,
-                options={"overlays": {"train": 4000, "val": 1000, "test": 1000}, "features": 50},
-            ),
-        ),
+        protocols=(MINI, QUICK),
         architectures=("lenet", "cross_stitch", "mmoe", "cgc"),
         references=("https://arxiv.org/abs/1810.04650", "https://arxiv.org/abs/1912.12854"),
         licence="MNIST: CC BY-SA 3.0; Fashion-MNIST: MIT",

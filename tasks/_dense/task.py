@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from mtlbench.data import ArrayBatches, check_split, refuse, split_indices, standin
+from mtlbench.data import SPLITS, ArrayBatches, check_split, refuse, split_indices, standin
 from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, scan
@@ -159,12 +159,17 @@ def _split(
 
 
 def protocols(
-    *, images: int, epochs: int, step: int, batch_size: int, published: Mapping[str, Any]
+    *,
+    images: tuple[int, int, int],
+    epochs: int,
+    step: int,
+    batch_size: int,
+    published: Mapping[str, Any],
 ) -> tuple[Protocol, Protocol]:
     """The two protocols of a benchmark.
 
     Args:
-        images: that ``mini`` trains on.
+        images: of ``mini``, by split.
         epochs: of ``mini``.
         step: epochs of ``mini`` after which its learning rate falls.
         batch_size: of ``paper``.
@@ -172,14 +177,15 @@ def protocols(
     """
     mini = Protocol(
         name="mini",
-        version=1,
+        version=2,
         arch="unet",
         epochs=epochs,
         batch_size=4,
         lr=2e-3,
         scheduler=("StepLR", {"step_size": step, "gamma": 0.2}),
+        average_last=5,
         options={
-            "images": {"train": images, "val": 24, "test": 60},
+            "images": dict(zip(SPLITS, images, strict=True)),
             "scales": (1.0,),
             "width": 16,
         },

@@ -32,12 +32,13 @@ STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 PROTOCOLS = (
     Protocol(
         name="mini",
-        version=1,
+        version=2,
         arch="cnn",
         epochs=15,
         batch_size=32,
         lr=3e-3,
         scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
+        average_last=5,
         options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
     ),
     Protocol(

@@ -404,7 +404,7 @@ def test_check_accepts_what_write_wrote(tmp_path: Path) -> None:
     tables.write(build(sweep()), tmp_path)
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "digits.csv").write_text("not ours")
-    assert tables.check(sweep(), tmp_path) == []
+    assert tables.check(build(sweep()), tmp_path) == []
 
 
 def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
     table.write_bytes(table.read_bytes().replace(b",12.9455,", b",12.9454,"))
     (tmp_path / "digits_seeds.csv").unlink()
     (tmp_path / "letters.csv").write_text("a\n1\n")
-    complaints = tables.check(sweep(), tmp_path)
+    complaints = tables.check(build(sweep()), tmp_path)
     assert [c.partition(":")[0] for c in complaints] == [
         "digits.csv",
         "digits_seeds.csv",
@@ -432,7 +432,7 @@ def test_check_is_byte_for_byte(spoil: Callable[[bytes], bytes], tmp_path: Path)
     tables.write(build(sweep()), tmp_path)
     table = tmp_path / "digits.csv"
     table.write_bytes(spoil(table.read_bytes()))
-    assert len(tables.check(sweep(), tmp_path)) == 1
+    assert len(tables.check(build(sweep()), tmp_path)) == 1
 
 
 # ------------------------------------------------------------------------------------ display

@@ -19,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from mtlbench.boards.build import GROUP, ROW, Board
+from mtlbench.boards.build import MACHINE, Board
 from mtlbench.boards.metrics import changes
 from mtlbench.boards.notes import row_name
+from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import (
     MARGIN,
     VERDICTS,
@@ -54,7 +55,7 @@ class Table:
     Args:
         heading: what the group shares.
         rows: of the board, with a column "name".
-        runs: one a seed, with a column "name".
+        runs: one a seed, with a column "name", and "machine" for what step times have to share.
         metrics: of the group.
     """
 
@@ -157,7 +158,10 @@ def tables(board: Board) -> Iterator[Table]:
         by_row = dict(zip(rows[ROW].itertuples(index=False, name=None), names, strict=True))
         runs = board.seeds.merge(rows[GROUP].drop_duplicates(), on=GROUP)
         runs = runs[runs["status"] == "ok"]
-        runs = runs.assign(name=[by_row[key] for key in runs[ROW].itertuples(index=False)])
+        runs = runs.assign(
+            name=[by_row[key] for key in runs[ROW].itertuples(index=False)],
+            machine=list(map(str, runs[MACHINE].itertuples(index=False, name=None))),
+        )
         metrics = {name: m for name, m in board.metrics.items() if rows[name].notna().any()}
         yield Table(heading(rows), rows.assign(name=names), runs, metrics)
 
@@ -182,7 +186,7 @@ def pairs(board: Board) -> pd.DataFrame:
 
 def _pairs(table: Table) -> pd.DataFrame:
     rows = [row for _, row in table.compared.iterrows()]
-    wide = {column: table.wide(column) for column in ("delta_m", "device", "step_ratio")}
+    wide = {name: table.wide(name) for name in ("delta_m", "device", "machine", "step_ratio")}
     both = [(later, earlier) for earlier, later in combinations(rows, 2)]
     found = pd.DataFrame([_pair(wide, *pair) for pair in both], columns=PAIR_COLUMNS)
     found["group"] = table.heading
@@ -205,16 +209,16 @@ def _pair(
 ) -> dict[str, Any]:
     """The numbers of one pair, on the seeds on which both have a delta-m."""
     names = first["name"], second["name"]
-    delta, device, time = (
+    delta, device, machine, time = (
         [wide[column][name].to_numpy() for name in names]
-        for column in ("delta_m", "device", "step_ratio")
+        for column in ("delta_m", "device", "machine", "step_ratio")
     )
     differences = (delta[0] - delta[1]).astype(float)
     common = ~np.isnan(differences)
     found = Estimate.of(differences)
     low, high = found.interval()
     low_90, high_90 = found.interval(0.9)
-    ratios = pd.Series((time[0] / time[1])[common], dtype=float)
+    ratios = pd.Series((time[0] / time[1])[common & (machine[0] == machine[1])], dtype=float)
     return {
         "first": names[0],
         "second": names[1],
@@ -320,12 +324,18 @@ def _summary(table: Table, mine: pd.DataFrame) -> str:
         f"Four times in five, the median pair would show a difference of {seen:.2g} points of Δm%; "
         f"to show one of {MARGIN:g} takes it {needed:,} seeds.",
     ]
-    if len(machines) > 1:
-        mixed = int(usable["two_machines"].sum())
-        sentences.append(
-            f"Machines: {'; '.join(machines)}; {mixed} pairs of runs with one seed are from two."
-        )
-    return " ".join(sentences)
+    return " ".join([*sentences, _machines(machines, usable["two_machines"])])
+
+
+def _machines(names: Sequence[str], mixed: pd.Series[int]) -> str:
+    """Which ones a table is from, and how much of it compares two of them."""
+    if len(names) == 1:
+        return f"All on one machine: {names[0]}."
+    return (
+        f"Machines: {'; '.join(names)}. {(mixed > 0).sum()} of {len(mixed)} pairs compare runs of "
+        f"one seed that are from two of them, {mixed.sum()} pairs of runs in all: what machines "
+        "round otherwise is a part of these differences."
+    )
 
 
 def _span(numbers: Sequence[int]) -> str:

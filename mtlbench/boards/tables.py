@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import takewhile, zip_longest
 from pathlib import Path
 
 import pandas as pd
 
-from mtlbench.boards.build import Board, build
+from mtlbench.boards.build import Board
 from mtlbench.boards.comparisons import pairs, standings
 from mtlbench.files import to_csv, write_csv
-from mtlbench.runs.record import RunRecord
 
 
 def files(boards: Mapping[str, Board]) -> dict[str, pd.DataFrame]:
@@ -33,13 +32,13 @@ def write(boards: Mapping[str, Board], folder: Path) -> list[Path]:
     return [folder / name for name in named]
 
 
-def check(records: Iterable[RunRecord], folder: Path) -> list[str]:
-    """Rebuild the CSV files and compare them with those in ``folder``, byte for byte.
+def check(boards: Mapping[str, Board], folder: Path) -> list[str]:
+    """Compare the CSV files of boards with those in ``folder``, byte for byte.
 
     Returns:
         One line for every file that differs, is missing, or has no records; empty if all is well.
     """
-    expected = {name: to_csv(frame).encode() for name, frame in files(build(records)).items()}
+    expected = {name: to_csv(frame).encode() for name, frame in files(boards).items()}
     present = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
     complaints = []
     for name in sorted(expected.keys() | present.keys()):

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mtlbench.cli.leaderboard import print_boards, read
+from mtlbench.cli.leaderboard import print_boards, read_boards
 from mtlbench.cli.options import Jobs
 from mtlbench.cli.sweep import Retry, Threads, begin_all, end, execute_all
 from mtlbench.cli.terminal import say
@@ -29,7 +29,6 @@ def regenerate(
     """Make the missing and stale runs of a committed specification, then its tables, its picture
     and the page."""
     from mtlbench.boards import tables
-    from mtlbench.boards.build import build
     from mtlbench.boards.page import page
     from mtlbench.boards.plot import plot
     from mtlbench.files import write_atomically
@@ -48,8 +47,7 @@ def regenerate(
         say(f"{len(left)} of {len(runs)} runs to make")
         return
     failed = execute_all(runs, records, jobs=jobs, threads=threads, retry=retry)
-    known, _ = read(records)
-    boards = build(known)
+    boards, known, _ = read_boards(records)
     mine = {name: boards[name] for name in dict.fromkeys(run.identity.task for run in runs)}
     written = tables.write(mine, folder)
     for name, board in mine.items():

@@ -304,3 +304,9 @@ TASKS: Registry[Task] = Registry("task", "mtlbench.tasks", "mtlbench.tasks", "Ta
 def baseline() -> str:
     """The method that run times are compared with."""
     return next(name for name in METHODS.names() if METHODS.get(name).info.role == "baseline")
+
+
+def reference() -> str | None:
+    """The method that delta-m is measured against."""
+    roles = ((name, METHODS.get(name).info.role) for name in METHODS.names())
+    return next((name for name, role in roles if role == "reference"), None)

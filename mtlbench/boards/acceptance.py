@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from mtlbench.boards.build import build
-from mtlbench.boards.places import GROUP, place_of
+from mtlbench.boards.places import GROUP, cell, place_of
 from mtlbench.boards.seeds import listed
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import TaskInfo
@@ -100,7 +100,11 @@ def _of_task(
     protocol = next(p for p in info.protocols if p.name == wanted)
     yield from _of_protocol(spec, protocol, records)
     yield from _of_classes(info, protocol, records)
-    board = build(records)[task]
+    try:
+        board = build({cell(record): record for record in records}.values())[task]
+    except UsageError as error:
+        yield str(error)
+        return
     groups = list(board.groups())
     if len(groups) > 1:
         differing = [name for name in GROUP if board.rows[name].nunique() > 1]

@@ -36,6 +36,7 @@ from mtlbench.boards.statistics import (
     worst_objective,
 )
 from mtlbench.boards.terminal import heading
+from mtlbench.registry import reference
 from mtlbench.runs.record import Metric
 
 _PAIR = ["task", "group", "first", "second", "question", "n_seeds", "seeds", "two_machines"]
@@ -300,17 +301,37 @@ def count(found: pd.Series[str]) -> str:
 
 def summary(board: Board, everything: pd.DataFrame) -> list[str]:
     """What a table of the board can tell, in a few sentences a group."""
+    others = _apart(board)
     return [
-        _summary(table, everything[everything["group"] == table.heading]) for table in tables(board)
+        _summary(table, everything[everything["group"] == table.heading]) + others
+        for table in tables(board)
     ]
+
+
+def _apart(board: Board) -> str:
+    """What keeps the rows of a board from being one table."""
+    groups = board.rows[GROUP].drop_duplicates()
+    differing = {name: list(map(str, groups[name].unique())) for name in GROUP}
+    said = [f"{name} ({', '.join(v)})" for name, v in differing.items() if len(v) > 1]
+    if not said:
+        return ""
+    return (
+        f" Rows of {board.task} are in {len(groups)} tables, as they differ in {', '.join(said)}: "
+        "none is compared with one of another table. Run rows again where they should not differ."
+    )
 
 
 def _summary(table: Table, mine: pd.DataFrame) -> str:
     usable = mine[mine["sd"].notna()]
     if not table.has_reference:
-        return "Nothing is compared: there is no Δm% without a complete reference row."
+        return (
+            "Nothing is compared: there is no Δm% without a complete reference row; "
+            f"run --method {reference()} with the seeds of the others."
+        )
     if usable.empty:
-        return "Nothing is compared: that takes two rows with two seeds in common."
+        return (
+            "Nothing is compared: that takes two rows with two seeds in common; run more (--seed)."
+        )
     asked = usable[usable["question"] != ""]
     seeds = _span(usable["n_seeds"].to_list())
     needed = seeds_to_resolve(float(usable["sd"].median()), MARGIN)
@@ -330,7 +351,7 @@ def _summary(table: Table, mine: pd.DataFrame) -> str:
 def _machines(names: Sequence[str], mixed: pd.Series[int]) -> str:
     """Which ones a table is from, and how much of it compares two of them."""
     if len(names) == 1:
-        return f"All on one machine: {names[0]}."
+        return f"All on machines of one kind: {names[0]}."
     return (
         f"Machines: {'; '.join(names)}. {(mixed > 0).sum()} of {len(mixed)} pairs compare runs of "
         f"one seed that are from two of them, {mixed.sum()} pairs of runs in all: what machines "

@@ -62,7 +62,15 @@ def _amiss(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
         because = f" ({'; '.join(reasons)})" if reasons else ""
         yield f"{_name(row, rows)}: {row['status']}{because}"
     if (rows["status"].str.contains(" missing") & (rows["n_seeds"] > 0)).any():
-        yield "A row that lacks seeds is compared on those that it has, and not ranked."
+        yield (
+            "A row that lacks seeds is compared on those that it has, and not ranked; run them "
+            "to have it ranked."
+        )
+    if rows["status"].str.contains(" without ").any():
+        yield (
+            "A metric that is NaN counts as none: what made it so is to be mended, the record "
+            "deleted, and the run made again."
+        )
 
 
 def _seeds(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:

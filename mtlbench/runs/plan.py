@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mtlbench.errors import UsageError
-from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
 from mtlbench.runs.spec import RunSpec
 
 SCHEMA = Path(__file__).with_name("sweep.schema.json")
@@ -186,12 +186,12 @@ class SweepSpec(_Part):
             UsageError: a pair occurs twice.
         """
         found = [cell for grid in self.all_grids() for cell in grid.cells()]
-        reference = _reference()
-        if self.reference and reference and reference not in (Spec.parse(m).name for m, _ in found):
-            found.insert(0, (reference, SHARPNESS.default))
+        alone = reference()
+        if self.reference and alone and alone not in (Spec.parse(m).name for m, _ in found):
+            found.insert(0, (alone, SHARPNESS.default))
         unique = dict.fromkeys(found)
-        alone = {m for m, _ in found if METHODS.get(Spec.parse(m).name).info.role == "reference"}
-        twice = [cell for cell in unique if found.count(cell) > 1 and cell[0] not in alone]
+        once = {m for m, _ in found if METHODS.get(Spec.parse(m).name).info.role == "reference"}
+        twice = [cell for cell in unique if found.count(cell) > 1 and cell[0] not in once]
         if twice:
             method, wrapper = twice[0]
             raise UsageError(
@@ -255,12 +255,6 @@ def shard(requests: Sequence[RunSpec], text: str) -> list[RunSpec]:
     if match is None or int(match[1]) > int(match[2]):
         raise UsageError(f"shard {text!r} is not of the form i/n with i from 1 to n, such as 1/4")
     return list(requests[int(match[1]) - 1 :: int(match[2])])
-
-
-def _reference() -> str | None:
-    """The method that delta-m is measured against."""
-    roles = ((name, METHODS.get(name).info.role) for name in METHODS.names())
-    return next((name for name, role in roles if role == "reference"), None)
 
 
 def _chosen(word: str, tuned: Sequence[str]) -> list[str]:

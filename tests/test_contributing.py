@@ -110,7 +110,8 @@ def test_results_are_submitted(folder: Path, capsys: pytest.CaptureFixture[str])
     specs.mkdir(parents=True)
     content = f"tasks: [{TOY}]\nmethods: [ls]\nseeds: [0]\nepochs: 1\n"
     (specs / "toy.yaml").write_text(content)
-    run, submit, check_it, verify = commands("Submit results")
+    run, submit, check_it, verify, rebuild = commands("Submit results")
+    submit[submit.index("--name") + 1] = "lossprop"
     assert main([*run[1:], "--jobs", "1"]) == 0
     for path in (folder / "runs").glob("*.json"):  # this checkout may be at work
         made = read_record(path)
@@ -121,6 +122,13 @@ def test_results_are_submitted(folder: Path, capsys: pytest.CaptureFixture[str])
     (path,) = folder.glob(verify[-1])
     assert main(["verify", str(path)]) == 0
     assert "bit-equal" in capsys.readouterr().out
+    (folder / "leaderboards" / "records").mkdir()
+    for path in (folder / "runs").glob("toy-mini-*-none-*.json"):
+        if "lossprop" not in path.name:
+            Store(folder / "leaderboards" / "records").write(read_record(path))
+    assert main(rebuild[1:]) == 0
+    rows = pd.read_csv(folder / "leaderboards" / "toy.csv").set_index("method")
+    assert dict(rows["origin"]) == {"stl": "own", "ls": "own", "lossprop": "verified"}
     (folder / "lossprop.py").write_text((folder / "lossprop.py").read_text() + "\nMORE = 1\n")
     code_of.cache_clear()
     assert main(["verify", str(path)]) == 2

@@ -241,8 +241,9 @@ def test_a_submitted_row_is_in_the_table_and_marked(
     submitted: Path, theirs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The baseline that it came with lends its step times and is no row."""
+    times = {"stl": 70.0, "ls": 10.0, "mgda": 30.0}
     for path in submitted.glob("*.json"):
-        edit(submitted, path.name, of_another_machine)
+        edit(submitted, path.name, lambda c: of_another_machine(c, times[c["identity"]["method"]]))
     repack(submitted)
     words = ["leaderboard", str(theirs / "records"), "--out", str(theirs)]
     assert check(theirs / "records", theirs) == 1
@@ -254,7 +255,11 @@ def test_a_submitted_row_is_in_the_table_and_marked(
     assert "another CPU" in said
     rows = pd.read_csv(theirs / "toy.csv").set_index("method")
     assert dict(rows["origin"]) == {"stl": "own", "ls": "own", "mgda": "submitted"}
-    assert rows["step_ratio"].notna().all()
+    assert rows["step_ratio"].to_dict() == pytest.approx(
+        {"stl": rows.loc["stl", "step_ratio"], "ls": 1.0, "mgda": 3.0}
+    )
+    pairs = pd.read_csv(theirs / "toy_pairs.csv")
+    assert list(pairs["time_ratio"]) == [3.0]  # over the baseline's, each on its own machine
     assert "| submitted |" in formatted(theirs, "markdown", capsys)
 
     for path in sorted(submitted.glob("toy-mini-mgda-*.json")):
@@ -268,8 +273,9 @@ def test_a_submitted_row_is_in_the_table_and_marked(
     assert "is not what was verified; run mtlbench verify again" in capsys.readouterr().out
 
 
-def of_another_machine(content: dict[str, Any]) -> None:
+def of_another_machine(content: dict[str, Any], step_ms: float) -> None:
     content["provenance"].update(device="another CPU", threads=1)
+    content["step_ms"] = step_ms
 
 
 def repack(folder: Path) -> None:

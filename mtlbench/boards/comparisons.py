@@ -219,7 +219,6 @@ def _pair(
     found = Estimate.of(differences)
     low, high = found.interval()
     low_90, high_90 = found.interval(0.9)
-    ratios = pd.Series((time[0] / time[1])[common & (machine[0] == machine[1])], dtype=float)
     return {
         "first": names[0],
         "second": names[1],
@@ -237,8 +236,22 @@ def _pair(
         "p_improvement": p_improvement(differences),
         "resolution": found.resolution,
         "seeds_for_a_point": seeds_to_resolve(found.sd, MARGIN),
-        "time_ratio": ratios.median(),
+        "time_ratio": time_ratio([t[common] for t in time], [m[common] for m in machine]),
     }
+
+
+def time_ratio(times: Sequence[Any], machines: Sequence[Any]) -> float:
+    """How long a step of one row takes, over a step of another: the median over their seeds.
+
+    Of the seeds that one machine ran both with; and of all of them where the other is the baseline,
+    as a time over the baseline's is of one machine by itself.
+
+    Args:
+        times: of both rows, over the baseline's, by seed.
+        machines: of both rows, by seed.
+    """
+    comparable = (machines[0] == machines[1]) | (times[1] == 1)
+    return float(pd.Series((times[0] / times[1])[comparable], dtype=float).median())
 
 
 def _question(first: pd.Series[Any], second: pd.Series[Any]) -> str:

@@ -235,7 +235,7 @@ def handed_in(boards: Path, own: Iterable[RunRecord]) -> tuple[HandedIn, list[st
         for path, record in found.items():
             place = cell(record)
             if place in seen:
-                bases.append(record)
+                bases += [record] if record.role == "baseline" else []
                 continue
             seen[place] = f"{SUBMISSIONS}/{folder.name}"
             records.append(record)

@@ -42,6 +42,11 @@ def unacceptable(
     return complaints
 
 
+def is_base(record: RunRecord) -> bool:
+    """Whether other rows are compared with it on its machine, so that it is handed in with them."""
+    return record.role != "method" and record.plain
+
+
 # ------------------------------------------------------------------------------------ a record
 def _of_one(path: Path, record: RunRecord) -> Iterator[str]:
     """What is wrong with a record by itself."""
@@ -98,10 +103,15 @@ def _of_task(
     info = TASKS.get(Spec.parse(spec.tasks[0]).name).info
     wanted = spec.protocol or info.protocols[0].name
     protocol = next(p for p in info.protocols if p.name == wanted)
-    yield from _of_protocol(spec, protocol, records)
+    epochs = spec.epochs or protocol.epochs
+    longer = [factor * epochs for factor in spec.equal_time]
+    equally_long = [
+        r for r in records if not (is_base(r) and r.identity.epochs in longer)
+    ]  # but for the baseline at the time that others take
+    yield from _of_protocol(spec, protocol, equally_long)
     yield from _of_classes(info, protocol, records)
     try:
-        board = build({cell(record): record for record in records}.values())[task]
+        board = build({cell(record): record for record in equally_long}.values())[task]
     except UsageError as error:
         yield str(error)
         return
@@ -121,7 +131,7 @@ def _of_task(
             name = " ".join(filter(None, (str(method), str(options), f"with {sharpness}")))
             yield f"{name} lacks the seeds {listed(missing)}"
     for record in records:
-        if fault := _of_tuning(record, spec.tune, trials):
+        if fault := _of_tuning(record, spec.tune, epochs, trials):
             yield f"{record.identity.stem}: {fault}"
 
 
@@ -174,7 +184,9 @@ def _declared(registry: Registry[Any], name: str, code: Code | None) -> Any:
 
 
 # ------------------------------------------------------------------------------------ tuning
-def _of_tuning(record: RunRecord, tune: Tune | None, trials: Mapping[str, RunRecord]) -> str:
+def _of_tuning(
+    record: RunRecord, tune: Tune | None, epochs: int, trials: Mapping[str, RunRecord]
+) -> str:
     """How a record was chosen otherwise than the specification lets every row be; empty if not."""
     tuning = record.provenance.tuning
     if tune is None:
@@ -192,7 +204,7 @@ def _of_tuning(record: RunRecord, tune: Tune | None, trials: Mapping[str, RunRec
     if (tuning.trials, sorted(tuning.seeds)) != (tune.trials, sorted(tune.seeds)):
         had = f"{tuning.trials} trials on each of the seeds {listed(tuning.seeds)}"
         return f"had {had}; every row has {budget}"
-    mine = [trials[sha] for sha in tuning.records if sha in trials]
+    mine = [t for sha in tuning.records if (t := trials.get(sha)) and t.identity.epochs == epochs]
     if len(mine) != tune.trials * len(tune.seeds):
         return (
             f"{len(mine)} of the records of its {tune.trials * len(tune.seeds)} trials are there: "
@@ -206,7 +218,7 @@ def _of_choice(record: RunRecord, trials: Iterable[RunRecord], tune: Tune) -> st
     here = place_of(record)
     scores: dict[tuple[str, ...], dict[int, float]] = {}
     for trial in trials:
-        there = place_of(trial)
+        there = place_of(trial) | {"epochs": here["epochs"]}
         fixed = [*GROUP, "method", "sharpness"]
         if any(here[name] != there[name] for name in fixed):
             return f"{trial.identity.stem} is no trial of it"

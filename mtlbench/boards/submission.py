@@ -18,7 +18,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 import mtlbench
-from mtlbench.boards.acceptance import unacceptable
+from mtlbench.boards.acceptance import is_base, unacceptable
 from mtlbench.boards.folder import read_folder
 from mtlbench.boards.handed_in import HandedIn, Origin
 from mtlbench.boards.places import cell
@@ -117,7 +117,7 @@ def draft(runs: Path, boards: Path) -> Draft:
     kept, left_out = {}, []
     for path, record in found.items():
         known = _known(record, boards)
-        if known is None or _is_base(record):
+        if known is None or is_base(record):
             kept[path] = record
         else:
             left_out.append(f"{path.name}: the leaderboard has that run, {_numbers(record, known)}")
@@ -173,7 +173,7 @@ def faults(folder: Path, boards: Path) -> list[str]:
     found, _ = Store(folder).found()
     for path, record in found.items():
         known = _known(record, boards)
-        if known is not None and not _is_base(record):
+        if known is not None and not is_base(record):
             has = f"the leaderboard has that run, {_numbers(record, known)}"
             complaints.append(f"{path.name}: {has}; a row is there once: leave it out")
     return complaints + left_out + _unacceptable(found, _trials(folder), boards)
@@ -193,11 +193,6 @@ def _trials(folder: Path) -> dict[Path, RunRecord]:
 def _known(record: RunRecord, boards: Path) -> RunRecord | None:
     """The leaderboard's own record of a run."""
     return Store(boards / RECORDS).read(record.identity)
-
-
-def _is_base(record: RunRecord) -> bool:
-    """Whether other rows are compared with it on its machine, so that it is handed in with them."""
-    return record.role != "method" and record.plain
 
 
 def _numbers(record: RunRecord, known: RunRecord) -> str:
@@ -226,7 +221,7 @@ def handed_in(boards: Path, own: Iterable[RunRecord]) -> tuple[HandedIn, list[st
         found = {} if (wrong := _faults(folder, boards)) else Store(folder).found()[0]
         for path, record in found.items():
             before = seen.get(cell(record))
-            if before is not None and not _is_base(record):
+            if before is not None and not is_base(record):
                 wrong.append(f"{path.name}: the same run is in {before}; a row is there once")
         complaints += [f"{folder}: {each}" for each in wrong]
         if wrong:

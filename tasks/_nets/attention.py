@@ -26,9 +26,8 @@ def attention(
     are common to all tasks, and so are their running statistics, which move once a task in each
     step.
 
-    Departs from LibMTL: there one mask a scale serves all tasks, as a list repeats the same module;
-    the blocks between masks are no shared parameters there, nor of a task, so that methods of
-    gradients leave them to the sum of the losses.
+    Departs from LibMTL: there the blocks between masks do not count as shared parameters, though
+    all tasks move them.
 
     Args:
         layers: of the residual network, by torchvision's names.

@@ -12,7 +12,7 @@ from torch import nn
 from mtlbench.cli.terminal import aside
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Task
-from mtlbench.registry import TASKS, Spec
+from mtlbench.registry import Spec
 from mtlbench.runs.spec import build_task
 
 

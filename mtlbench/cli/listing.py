@@ -57,7 +57,11 @@ def _one(name: str) -> None:
 
     kinds = [kind for kind, registry in REGISTRIES.items() if _has(registry, name)]
     if not kinds:
-        known = [*REGISTRIES, ARCHITECTURES, *(n for registry in REGISTRIES.values() for n in registry.names())]
+        known = [
+            *REGISTRIES,
+            ARCHITECTURES,
+            *(n for registry in REGISTRIES.values() for n in registry.names()),
+        ]
         kinds_said = ", ".join(map(repr, REGISTRIES))
         raise UsageError(
             f"{name!r} is not one of {kinds_said}, nor the name of one of these"

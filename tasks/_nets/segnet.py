@@ -62,7 +62,7 @@ def segnet_trunk(
         down = zip(net.entries, net.encoders, strict=True)
         return [*(Down(*layers) for layers in down), *map(Up, reversed(net.decoders))]
 
-    inputs = [COLOURS, *filters, *reversed(filters[1:])]
+    inputs = [COLOURS, *filters[:-1], *reversed(filters)]
     heads = dense_heads(filters[0], outputs, finals)
     for head in heads.values():
         initialize(head)

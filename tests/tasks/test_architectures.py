@@ -199,10 +199,11 @@ def test_own_parts_of_a_trunk_are_of_their_head(x: Tensor) -> None:
         of_it = [*part(model.shared, "own", name).parameters(), *model.heads[name].parameters()]
         assert list(map(id, params)) == list(map(id, of_it))
     assert {k.split(".")[2] for k in reached(model, "b", x) if k.startswith("shared.own")} == {"b"}
-    tied = MultiTaskModel(model.shared, model.heads, {"a": part(model.shared, "stem")})
+    heads = dict(model.heads.items())
+    tied = MultiTaskModel(model.shared, heads, {"a": part(model.shared, "stem")})
     assert len(tied.parameter_roles(["a"])[1][0]) == 2 + 2
     with pytest.raises(UsageError, match="a part of the trunk for 'd', which is no head"):
-        MultiTaskModel(model.shared, model.heads, {"d": nn.Identity()})
+        MultiTaskModel(model.shared, heads, {"d": nn.Identity()})
 
 
 def test_a_pass_through_own_parts_of_the_trunk_counts_as_one_of_the_trunk(x: Tensor) -> None:
@@ -283,11 +284,13 @@ def test_a_penalty_is_a_part_of_its_own_loss_alone(loss: Any, x: Tensor) -> None
         def penalty(self, features: Any, objective: str) -> Tensor | None:
             if objective == "b":
                 return None
-            return 3 * features.square().mean() + self.heads[objective].weight.square().sum()
+            weight = self.heads[objective].get_parameter("weight")
+            penalty: Tensor = 3 * features.square().mean() + weight.square().sum()
+            return penalty
 
     torch.manual_seed(0)
     plain = MultiTaskModel(nn.Linear(6, 4), {name: nn.Linear(4, 1) for name in NAMES})
-    model = Penalised(plain.shared, plain.heads)
+    model = Penalised(plain.shared, dict(plain.heads.items()))
     without, problem = problem_of(copy.deepcopy(plain), x, loss), problem_of(model, x, loss)
     h = model.shared(x)
     extra = [model.penalty(h, name) for name in NAMES]

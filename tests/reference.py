@@ -26,7 +26,7 @@ def plain_forward(model: MultiTaskModel, batch: Batch) -> list[Tensor]:
     """The losses of all objectives, in the heads' order."""
     losses = {}
     for group in batch:
-        features = model.shared(group.inputs)
+        features = model.features(group.inputs, list(group.targets))
         for name, head in model.heads.items():
             if name in group.targets:
                 losses[name] = mse(name, head(features), group.targets[name])

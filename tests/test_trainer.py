@@ -260,6 +260,15 @@ def test_losses_are_means_over_samples() -> None:
     assert losses(3) == pytest.approx(losses(8), rel=1e-6)
 
 
+def test_the_network_is_told_of_every_epoch(task: ToyTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    with seeded(0):
+        made = trainer(task)
+        monkeypatch.setattr(made.model, "begin_epoch", lambda *epoch: told.append(epoch))
+        made.fit()
+    assert told == [(epoch, EPOCHS) for epoch in range(EPOCHS)]
+
+
 # ------------------------------------------------------------------------------------ state
 @pytest.mark.parametrize(
     ("method", "sharpness", "averaged"),

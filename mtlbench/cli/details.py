@@ -67,7 +67,7 @@ def _task(name: str) -> dict[str, str]:
         f"{len(info.objectives)} objectives": ", ".join(info.objectives),
         "metrics": ", ".join(metrics),
         "protocols": "\n".join(protocols),
-        "architectures": ", ".join(info.architectures),
+        "architectures": ", ".join(info.architectures) + " (sizes: mtlbench list architectures)",
         "options": _options(cls),
         "data": info.instead,
         "the real data": info.source,

@@ -110,6 +110,7 @@ class BatchProblem(StepProblem):
         self._joint = (
             isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
         )
+        self._regularised = type(model).penalty is not MultiTaskModel.penalty
         self._layers = [m for m in model.modules() if isinstance(m, NormBase)]
         self._buffers: Buffers | None = None
         self._beside = list(beside)
@@ -154,13 +155,19 @@ class BatchProblem(StepProblem):
         """The forward pass of one input group, for the objectives in ``names``."""
         self.passes.forward += 1
         self._randomness.enter(index)
-        trunk = tree_map(_alias, self.model.shared(group.inputs))
+        before_part = partial(self._randomness.enter, index, "part")
+        trunk = tree_map(_alias, self.model.features(group.inputs, names, before_part))
         predictions, targets = self._outputs(index, trunk, names)
         if isinstance(self.loss, JointLoss):
             losses = check_losses(self.loss.together(predictions, targets), names)
             apart = dict(zip(names, losses.unbind(), strict=True))
+            if self._regularised:
+                apart = {name: self._penalised(name, trunk, loss) for name, loss in apart.items()}
+                losses = torch.stack(list(apart.values()))
         else:
-            apart = {name: self._loss(name, p, targets[name]) for name, p in predictions.items()}
+            apart = {
+                name: self._loss(name, trunk, p, targets[name]) for name, p in predictions.items()
+            }
             losses = torch.stack(list(apart.values()))
         joint = len(names) > 1 and self._joint
         return _Part(index, trunk, names, losses, None if joint else apart)
@@ -169,17 +176,22 @@ class BatchProblem(StepProblem):
         self, index: int, trunk: Any, names: list[str]
     ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         """Predictions and targets of a group's examples that have a label."""
-        before_head = partial(self._randomness.enter, index)
+        before_head = partial(self._randomness.enter, index, "head")
         predictions = self.model.predict(trunk, names, before_head)
         return self.labels.pick_all(predictions, self.batch[index].targets)
 
-    def _loss(self, name: str, prediction: Any, target: Tensor) -> Tensor:
+    def _loss(self, name: str, trunk: Any, prediction: Any, target: Tensor) -> Tensor:
         try:
             loss = self.loss(name, prediction, target)
         except TypeError as error:
             check_takes_three(self.loss, error)
             raise
-        return check_loss(loss, name)
+        loss = check_loss(loss, name)
+        return self._penalised(name, trunk, loss) if self._regularised else loss
+
+    def _penalised(self, name: str, trunk: Any, loss: Tensor) -> Tensor:
+        penalty = self.model.penalty(trunk, name)
+        return loss if penalty is None else check_loss(loss + penalty, f"{name}, with its penalty,")
 
     def _separate(self, parts: Sequence[_Part], wanted: Sequence[str]) -> list[Tensor]:
         """The losses of a forward pass, each with a graph through its own head alone.
@@ -197,7 +209,7 @@ class BatchProblem(StepProblem):
         with self._one_function():
             for name in part.names:
                 predictions, targets = self._outputs(part.index, part.trunk, [name])
-                losses[name] = self._loss(name, predictions[name], targets[name])
+                losses[name] = self._loss(name, part.trunk, predictions[name], targets[name])
         return losses
 
     def hold_finite(self, losses: Tensor) -> None:

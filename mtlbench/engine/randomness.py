@@ -28,16 +28,16 @@ class Randomness:
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = [device] if device.type == "cuda" else []
-        self._states: dict[tuple[int, str | None], list[Tensor]] = {}
+        self._states: dict[tuple[int | str, ...], list[Tensor]] = {}
         self._unused = False
 
-    def enter(self, group: int, head: str | None = None) -> None:
+    def enter(self, *stage: int | str) -> None:
         """Note the state on the first arrival at a stage, bring it back on every later one."""
         if self._unused:
             return
-        known = self._states.get((group, head))
+        known = self._states.get(stage)
         if known is None:
-            self._states[group, head] = self._now()
+            self._states[stage] = self._now()
             return
         torch.set_rng_state(known[0])
         for device, state in zip(self._cuda, known[1:], strict=True):

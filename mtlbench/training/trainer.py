@@ -125,6 +125,7 @@ class Trainer:
 
     def _epoch(self, epoch: int, on_first_step: Callable[[], None]) -> None:
         self.model.train()
+        self.model.begin_epoch(epoch, self.task.protocol.epochs)
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)

@@ -6,7 +6,7 @@ import numpy as np
 
 from mtlbench.engine.gramian import Array, GramianMethod
 from mtlbench.interfaces import MethodInfo
-from mtlbench.methods._solvers import RANK_TOL
+from mtlbench.methods._cosines import RANK_TOL
 
 
 class AlignedMTL(GramianMethod):

@@ -27,7 +27,8 @@ def blended(moments: Tensor, own: Tensor, mean: Tensor, n_tasks: int) -> Tensor:
     own, mean = own.double(), mean.double()
     others = (n_tasks * mean - own) / (n_tasks - 1)
     seen = torch.stack([own * others, own**2, others**2, torch.ones_like(own)], 1).mean(0)
-    return MEMORY * moments + (1 - MEMORY) * seen.to(moments)
+    mixed: Tensor = moments.lerp(seen, 1 - MEMORY)
+    return mixed
 
 
 def share(moments: Tensor, alpha: float) -> Tensor:
@@ -36,4 +37,5 @@ def share(moments: Tensor, alpha: float) -> Tensor:
     product, own, others, seen = moments
     size = (own * others).sqrt()
     cosine = torch.where(size > 0, product / size, 0.0) * seen
-    return alpha + cosine * torch.where(cosine > 0, 1 - alpha, alpha)
+    found: Tensor = alpha + cosine * torch.where(cosine > 0, 1 - alpha, alpha)
+    return found

@@ -124,9 +124,7 @@ class SAMO(SharpnessWrapper):
             )
         self.agrees = alpha_rule == "agreement"
         if self.agrees and points == "by-sign":
-            raise ValueError(
-                "alpha_rule=agreement gives each task a point; points=by-sign does not"
-            )
+            raise ValueError("alpha_rule=agreement gives each task a point; use points=per-task")
         # Of every task of the model, (K, 4) from the first step on.
         self.register_buffer("moments", torch.zeros(0), persistent=self.agrees)
         self._proposed = self.moments
@@ -146,9 +144,8 @@ class SAMO(SharpnessWrapper):
         sizes = self._sizes(flat, mean.shared)
         probe = self._probe(problem, here.losses)
         if self.agrees:
-            shape = len(problem.model.heads), 4
-            before = self.moments if self.moments.numel() else flat.data.new_zeros(shape)
-            self._proposed = before.double().clone()
+            fresh = flat.data.new_zeros(len(problem.model.heads), 4, dtype=torch.float64)
+            self._proposed = self.moments.clone() if self.moments.numel() else fresh
 
         def move(*tasks: int) -> Sequence[Move]:
             z, slopes = probe(tasks[0])

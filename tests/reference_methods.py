@@ -177,8 +177,10 @@ class IMTLL(Learnt):
 class PBI(Scalarisation):
     def objective(self, losses: Tensor) -> Tensor:
         r = torch.ones_like(losses) / self.K**0.5
-        d1 = (r * losses).sum()
-        return d1 + 5 * torch.sqrt(((losses - d1 * r) ** 2).sum() + 1e-12)
+        along = (r * losses).sum()
+        across = (losses - along * r).square().sum()
+        objective: Tensor = along + 5 * (across + 1e-12).sqrt()
+        return objective
 
 
 class COSMOS(Scalarisation):

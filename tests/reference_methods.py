@@ -174,6 +174,72 @@ class IMTLL(Learnt):
         return (torch.exp(self.s) * losses - self.s).sum()
 
 
+class PBI(Scalarisation):
+    def objective(self, losses: Tensor) -> Tensor:
+        r = torch.ones_like(losses) / self.K**0.5
+        along = (r * losses).sum()
+        across = (losses - along * r).square().sum()
+        objective: Tensor = along + 5 * (across + 1e-12).sqrt()
+        return objective
+
+
+class COSMOS(Scalarisation):
+    def objective(self, losses: Tensor) -> Tensor:
+        r = torch.ones_like(losses) / self.K
+        return (r * losses).sum() - torch.nn.functional.cosine_similarity(r, losses, dim=0)
+
+
+class SLAW(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.history: list[Tensor] = []
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.history.append(losses)
+        if len(self.history) == 1:
+            return torch.ones_like(losses)
+        deviations = torch.stack(self.history).std(0, correction=0).tolist()
+        total = sum(1 / s for s in deviations)
+        return torch.tensor([self.K / s / total for s in deviations]).to(losses)
+
+
+class GO4Align(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.p = torch.full((K,), 1 / K).double()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.p = self.p * torch.exp(-1e-4 * losses)
+        self.p = self.p / self.p.sum()
+        gamma = self.p * losses.sum() / losses
+        fits = []
+        for group in itertools.product((False, True), repeat=self.K):
+            chosen = torch.tensor(group)
+            if chosen.any() and not chosen.all():
+                w = torch.where(chosen, gamma[chosen].mean(), gamma[~chosen].mean())
+                fits.append((float(((gamma - w) ** 2).sum()), w))
+        return min(fits, key=lambda fit: fit[0])[1]
+
+
+class LDCMTL(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.W = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.W], lr=1e-3)
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        slopes = torch.zeros(self.K)
+        for k in range(self.K - 1):
+            slopes[k] += torch.sign(losses[k] - losses[k + 1])
+            slopes[k + 1] -= torch.sign(losses[k] - losses[k + 1])
+        return torch.softmax(self.W, 0).detach() + 0.1 * slopes
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.optimizer.zero_grad()
+        (torch.softmax(self.W, 0) * losses).sum().backward()
+        self.optimizer.step()
+
+
 # ---------------------------------------------------------------------------------- on the Gramian
 class OnGramian(Method):
     def weights(self, losses: Tensor, J: Tensor) -> Tensor:
@@ -189,6 +255,32 @@ class MGDA(OnGramian):
 
     def solve(self, G: Array) -> Array:
         return min_norm_by_enumeration(G)
+
+
+class CRMOGM(MGDA):
+    average: Array | None = None
+
+    def solve(self, G: Array) -> Array:
+        found = super().solve(G)
+        self.average = found if self.average is None else 0.9 * self.average + 0.1 * found
+        return self.average
+
+
+class EPO(Method):
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        weighted = losses.numpy() / self.K**0.5
+        shares = weighted / weighted.sum()
+        mu = sum(s * np.log(s * self.K) for s in shares)
+        a = np.array([(np.log(s * self.K) - mu) / self.K**0.5 for s in shares])
+        G = (J @ J.T).numpy()
+        assert mu > 1e-4
+        bounds = {}
+        for k, pull in enumerate(G @ a):
+            if weighted[k] == weighted.max() or not (G @ a > 0).any():
+                bounds[k] = 0.0
+            elif pull <= 0:
+                bounds[k] = float(pull)
+        return torch.from_numpy(programme_by_enumeration(G @ a, G, bounds)).to(losses)
 
 
 class CAGrad(OnGramian):
@@ -279,6 +371,27 @@ class IMTLG(Method):
         U = torch.stack([units[0] - u for u in units[1:]])
         others = J[0] @ U.T @ torch.linalg.inv(D @ U.T)
         return torch.cat([1 - others.sum(0, keepdim=True), others])
+
+
+class IMTL(IMTLG):
+    """The same on the gradients of the scaled losses."""
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.s = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.s], lr=1e-3)
+
+    def aggregate(
+        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
+    ) -> Gradients:
+        scales = torch.exp(self.s).detach()
+        own = [scales[k] * h for k, h in enumerate(heads)]
+        return super().aggregate(losses, scales[:, None] * J, own, generator)
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.optimizer.zero_grad()
+        (torch.exp(self.s) * losses - self.s).sum().backward()
+        self.optimizer.step()
 
 
 class Surgery(OnJacobian):
@@ -423,31 +536,60 @@ class ExcessMTL(Method):
         return self.alpha.to(losses)
 
 
+class SAMGS(OnJacobian):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.t, self.v, self.m = 0, 0.0, [torch.zeros(1).double()] * K
+
+    def direction(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.t += 1
+        sizes = [float(g.norm()) for g in J]
+        pairs = [2 * a * b / (a * a + b * b) for a, b in itertools.combinations(sizes, 2)]
+        similar = sum(pairs) / len(pairs)
+        self.m = [0.9 * m + 0.1 * g for m, g in zip(self.m, J, strict=True)]
+        self.v = 0.99 * self.v + 0.01 * (1 - similar) ** 2 + 1e-8
+        if similar < 0.1:
+            mean = sum(sizes) / self.K
+            return torch.stack([mean * g / g.norm() for g in J]).sum(0)
+        root = (self.v / (1 - 0.99**self.t)) ** 0.5
+        lengths = [m.norm() / (1 - 0.9**self.t) / root for m in self.m]
+        return torch.stack([w * g for w, g in zip(lengths, J, strict=True)]).sum(0)
+
+
 METHODS: dict[str, type[Method]] = {
     "aligned_mtl": AlignedMTL,
     "cagrad": CAGrad,
     "config": ConFIG,
+    "cosmos": COSMOS,
+    "crmogm": CRMOGM,
     "db_mtl": DBMTL,
     "dualproj": DualProj,
     "dwa": DWA,
+    "epo": EPO,
     "excessmtl": ExcessMTL,
     "fairgrad": FairGrad,
     "famo": FAMO,
     "gls": GLS,
+    "go4align": GO4Align,
     "graddrop": GradDrop,
     "gradnorm": GradNorm,
     "gradvac": GradVac,
+    "imtl": IMTL,
     "imtl_g": IMTLG,
     "imtl_l": IMTLL,
+    "ldc_mtl": LDCMTL,
     "ls": LS,
     "mgda": MGDA,
     "moco": MoCo,
     "nashmtl": NashMTL,
+    "pbi": PBI,
     "pcgrad": PCGrad,
     "random": Random,
     "rlw": RLW,
+    "sam_gs": SAMGS,
     "sdmgrad": SDMGrad,
     "si": SI,
+    "slaw": SLAW,
     "static": Static,
     "stch": STCH,
     "trimmed_mean": TrimmedMean,
@@ -478,6 +620,23 @@ def min_norm_by_enumeration(G: Array) -> Array:
         if w.min() >= -1e-12 and abs(w.sum() - 1) < 1e-9:
             candidates.append(w)
     return np.asarray(min(candidates, key=lambda w: float(w @ G @ w)))
+
+
+def programme_by_enumeration(objective: Array, rows: Array, bounds: dict[int, float]) -> Array:
+    """The corner of ``{w on the simplex, rows[k] @ w >= bounds[k]}`` with the largest
+    ``objective @ w``: every choice of K - 1 inequalities that hold with equality."""
+    K = len(objective)
+    inequalities = [(np.eye(K)[k], 0.0) for k in range(K)]
+    inequalities += [(rows[k], bound) for k, bound in bounds.items()]
+    corners = []
+    for binding in itertools.combinations(inequalities, K - 1):
+        system = np.stack([np.ones(K), *(row for row, _ in binding)])
+        if abs(np.linalg.det(system / np.linalg.norm(system, axis=1, keepdims=True))) > 1e-12:
+            w = np.linalg.solve(system, np.array([1.0, *(bound for _, bound in binding)]))
+            if all(row @ w >= bound - 1e-9 * np.linalg.norm(row) for row, bound in inequalities):
+                corners.append(w)
+    best = np.asarray(max(corners, key=lambda w: float(objective @ w)))
+    return np.where(np.abs(best) < 1e-12, 0, best)
 
 
 def fair_by_root(G: Array, alpha: float) -> Array:

@@ -75,7 +75,10 @@ def test_three_steps_follow_the_reference(
 
 
 # ---------------------------------------------------------------------------------------- passes
-ON_LOSSES = ("dwa", "famo", "gls", "imtl_l", "ls", "rlw", "si", "static", "stch", "uw", "uw_so")
+ON_LOSSES = (
+    *("cosmos", "dwa", "famo", "gls", "go4align", "imtl_l", "ldc_mtl", "ls", "pbi", "rlw", "si"),
+    *("slaw", "static", "stch", "uw", "uw_so"),
+)
 UNWEIGHTED = ("random",)
 """Weights for the trunk alone: each head goes backward by itself, the trunk once."""
 AFTERWARDS = ("famo",)
@@ -194,7 +197,10 @@ def _offsets(params: list[nn.Parameter]) -> list[int]:
 
 
 # ---------------------------------------------------------------------------------- method state
-WITHOUT_STEPS = {"gls", "graddrop", "ls", "random", "rlw", "si", "static", "trimmed_mean", "uw_so"}
+WITHOUT_STEPS = {
+    *("cosmos", "gls", "graddrop", "ls", "pbi", "random", "rlw", "si", "static", "trimmed_mean"),
+    "uw_so",
+}
 ON_EPOCHS = {"dwa", "stch"}
 
 
@@ -223,8 +229,14 @@ def test_a_step_without_aggregation_teaches_a_method_nothing(method: str) -> Non
     problem = make_problem(stepper, single_batch(seed=1))
     weighting.after_step(problem.evaluate)
     state = weighting.state_dict()
-    if isinstance(weighting, GramianMethod):  # it counts the steps between refreshes
-        assert state.pop("steps") == before[0].pop("steps") + 1
+    counts = [
+        f"{name}.steps".lstrip(".")
+        for name, part in weighting.named_modules()
+        if isinstance(part, GramianMethod)
+    ]  # the steps between refreshes
+    counts += ["now"] * ("now" in state)  # the steps that losses are seen on
+    for count in counts:
+        assert state.pop(count) == before[0].pop(count) + 1
     assert same(state, before[0])
 
 

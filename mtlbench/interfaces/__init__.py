@@ -18,7 +18,7 @@ from mtlbench.interfaces.gradients import (
 )
 from mtlbench.interfaces.methods import Claim, MethodInfo, WeightingMethod
 from mtlbench.interfaces.models import MultiTaskModel
-from mtlbench.interfaces.options import Later
+from mtlbench.interfaces.options import Later, Nested
 from mtlbench.interfaces.problem import Move, Parameters, PointView, Shift, StepProblem
 from mtlbench.interfaces.recipes import Common, Recipe
 from mtlbench.interfaces.tasks import Fault, MetricInfo, Picture, Protocol, Task, TaskInfo
@@ -43,6 +43,7 @@ __all__ = [
     "MetricInfo",
     "Move",
     "MultiTaskModel",
+    "Nested",
     "Parameters",
     "Passes",
     "Picture",

@@ -79,7 +79,7 @@ def _task(name: str) -> dict[str, str]:
 def _method(name: str) -> dict[str, str]:
     cls: type[WeightingMethod] = METHODS.get(name)
     info = cls.info
-    costs = {n: info.passes(n) for n in SIZES}
+    costs = {n: info.passes(n) + info.looks(n) for n in SIZES}
     return {
         "title": f"{info.title}, {info.year}" if info.year else info.title,
         "what it is": summary(cls),

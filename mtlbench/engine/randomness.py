@@ -118,11 +118,12 @@ class Buffers:
             for name, b in module._buffers.items()
             if b is not None
         ]
-        self._moved: list[_Kept] = []
+        self._moved = [k for k in self._kept if not isinstance(k.module, NormBase)]
+        """What the first forward pass moves; what it may move, before there was one."""
 
     def settle(self) -> None:
         """After the first forward pass: note what it moved."""
-        self._moved = [k for k in self._kept if not isinstance(k.module, NormBase) and k.moved]
+        self._moved = [k for k in self._moved if k.moved]
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

@@ -58,7 +58,7 @@ class KnownParameters(Parameters):
             self.data.zero_()
 
     def layer_norms(self, direction: Tensor) -> Tensor:
-        return direction.norm()[None]
+        return torch.stack([direction.norm()])
 
     def scale_layers_(self, direction: Tensor, factors: Tensor) -> Tensor:
         return direction.mul_(factors)

@@ -4,8 +4,8 @@ loops over tasks and coordinates, enumeration and root finding where something i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,16 @@ Gradients = tuple[Tensor, list[Tensor]]
 """Gradients of the shared parameters, (K, P) or (P,), and those of each head."""
 
 
+class Looked(Protocol):
+    """A batch, at the parameters or displaced from them."""
+
+    def gradients_at(self, shared: Tensor | float, heads: Sequence[Tensor | float]) -> Gradients:
+        """All gradients where trunk and heads are displaced by so much."""
+
+    def losses_at(self, shared: Tensor, heads: Sequence[Tensor]) -> Tensor:
+        """Losses there."""
+
+
 class Method:
     """Weights, and what follows from them."""
 
@@ -27,6 +37,11 @@ class Method:
 
     def __init__(self, K: int) -> None:
         self.K = K
+
+    n_further: ClassVar[int] = 0
+
+    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+        """At further batches, before the step."""
 
     def draw(self, generator: torch.Generator) -> None:
         """Random numbers that are drawn before the gradients are known."""
@@ -243,6 +258,93 @@ class SDMGrad(OnJacobian):
         return (torch.from_numpy(v) @ J + lam * g0) / (1 + lam)
 
 
+class SDMGradOfThree(Method):
+    unit_heads, options, n_further = True, "draws=3", 2
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.w = torch.full((K,), 1 / K).double()
+
+    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+        (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
+        GG = J1 @ J2.T
+        scale = sum(max(float(GG[k, k]), 0.0) ** 0.5 for k in range(self.K)) / self.K
+        GG = GG / (scale**2 + 1e-8)
+        w = self.w.clone().requires_grad_()
+        optimizer = torch.optim.SGD([w], lr=5, momentum=0.5)
+        for _ in range(20):
+            w.grad = GG @ w.detach() + 0.3 * GG.mean(1)
+            optimizer.step()
+            w.data.copy_(simplex_by_root(w.detach()))
+        self.w = w.detach()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return (self.w + 0.3 / self.K) / 1.3
+
+
+class MoDo(Method):
+    options, n_further = "gamma=0.3", 2
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.lam = torch.full((K,), 1 / K).double()
+
+    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+        (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
+        self.lam = simplex_by_root(self.lam - 0.3 * (J1 @ J2.T @ self.lam + 0.1 * self.lam))
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return self.lam
+
+
+class AutoLambda(Method):
+    options, n_further = "lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.lam = torch.full((K,), 0.1).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.lam], lr=0.05)
+
+    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+        J, heads = own.gradients_at(0.0, [0.0] * self.K)
+        lam = self.lam.detach()
+        step = torch.stack([-lr * lam[k] * J[k] for k in range(self.K)]).sum(0)
+        rows, d_heads = further[0].gradients_at(step, [-lr * lam[k] * heads[k] for k in range(3)])
+        d = rows.sum(0)
+        eps = 0.01 / torch.cat([d, *d_heads]).norm()
+        above = own.losses_at(eps * d, [eps * h for h in d_heads])
+        below = own.losses_at(-eps * d, [-eps * h for h in d_heads])
+        self.lam.grad = -lr * (above - below) / (2 * eps)
+        self.optimizer.step()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return self.lam.detach()
+
+
+class MOML(Method):
+    options, n_further = "lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.a = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.a], lr=0.05)
+
+    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+        a, nowhere = self.a.detach(), [0.0] * self.K
+        w = torch.softmax(a, 0)
+        J, heads = own.gradients_at(0.0, nowhere)
+        shift = -0.1 * (w @ J), [-0.1 * w[k] * heads[k] for k in range(self.K)]
+        G, upper = whole(J, heads), whole(*further[0].gradients_at(*shift))
+        S = torch.stack([w[j] * (torch.eye(self.K).double()[j] - w) for j in range(self.K)])
+        rows = torch.stack([-0.1 * row @ G.T @ S for row in upper])
+        rows = torch.stack([row / row.norm() for row in rows])
+        self.a.grad = torch.from_numpy(min_norm_by_enumeration((rows @ rows.T).numpy())) @ rows
+        self.optimizer.step()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return torch.softmax(self.a.detach(), 0)
+
+
 class UPGrad(OnJacobian):
     def direction(self, losses: Tensor, J: Tensor) -> Tensor:
         return torch.stack([dual_cone_by_enumeration(J, g) for g in J]).mean(0)
@@ -425,6 +527,7 @@ class ExcessMTL(Method):
 
 METHODS: dict[str, type[Method]] = {
     "aligned_mtl": AlignedMTL,
+    "autolambda": AutoLambda,
     "cagrad": CAGrad,
     "config": ConFIG,
     "db_mtl": DBMTL,
@@ -442,6 +545,8 @@ METHODS: dict[str, type[Method]] = {
     "ls": LS,
     "mgda": MGDA,
     "moco": MoCo,
+    "modo": MoDo,
+    "moml": MOML,
     "nashmtl": NashMTL,
     "pcgrad": PCGrad,
     "random": Random,
@@ -478,6 +583,11 @@ def min_norm_by_enumeration(G: Array) -> Array:
         if w.min() >= -1e-12 and abs(w.sum() - 1) < 1e-9:
             candidates.append(w)
     return np.asarray(min(candidates, key=lambda w: float(w @ G @ w)))
+
+
+def whole(J: Tensor, heads: Sequence[Tensor]) -> Tensor:
+    """Gradients of trunk and heads together, each with zeros for the other heads."""
+    return torch.cat([J, torch.block_diag(*(head[None] for head in heads))], 1)
 
 
 def fair_by_root(G: Array, alpha: float) -> Array:

@@ -79,11 +79,13 @@ ON_LOSSES = ("dwa", "famo", "gls", "imtl_l", "ls", "rlw", "si", "static", "stch"
 UNWEIGHTED = ("random",)
 """Weights for the trunk alone: each head goes backward by itself, the trunk once."""
 AFTERWARDS = ("famo",)
+LOOKS = {"autolambda": (4, 2, 0), "modo": (2, 1, 1), "moml": (2, 0, 2)}
+"""Beforehand: forward passes, backward passes of weighted sums, and of each task."""
 
 
 def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tuple[int, int, int]:
     """Not read from what methods and wrappers declare: that is compared with it."""
-    one = method in (*ON_LOSSES, *UNWEIGHTED)
+    one = method in (*ON_LOSSES, *UNWEIGHTED, *LOOKS)
     whole_back = groups  # of the mean loss: through the graph of every input group
     own = whole_back if one else K
     whole, of_one_task, backward = {
@@ -99,7 +101,11 @@ def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tu
         "wsam": (2, 0, whole_back + 2 * own),
     }[sharpness]
     alone = K if method in UNWEIGHTED and sharpness not in ("lsam", "samo") else 0
-    return (whole + (method in AFTERWARDS)) * groups + of_one_task, backward, alone
+    forwards, whole_looks, own_looks = LOOKS.get(method, (0, 0, 0))
+    parts = 2 if sharpness == "fmtl" else 1
+    whole += (method in AFTERWARDS) + parts * forwards
+    backward += parts * (whole_looks * groups + own_looks * K)
+    return whole * groups + of_one_task, backward, alone
 
 
 @EVERY_CELL
@@ -107,7 +113,7 @@ def _contract(method: str, sharpness: str, K: int, step: int, groups: int) -> tu
 def test_a_step_costs_its_contract(method: str, sharpness: str, K: int) -> None:
     stepper = make_stepper(tiny_model(K), method, sharpness)
     for step, batch in enumerate((single_batch(K), single_batch(K), multi_batch(K))):
-        declared = stepper.wrapper.passes(K, stepper.methods[0].info.passes(K))
+        declared = stepper.coming_passes
         contract = _contract(method, sharpness, K, step, len(batch))
         assert passes_of_a_step(stepper, batch) == contract
         if len(batch) == 1:

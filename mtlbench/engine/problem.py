@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -70,7 +70,8 @@ class BatchProblem(StepProblem):
     and advances the random number generator. Later ones leave these alone, find what it found and
     draw the same numbers again (dropout), so that all of them evaluate one function.
 
-    So does a further batch's first forward pass, which leaves buffers alone, whenever it comes.
+    A further batch's forward passes, also the first, leave buffers and the random number generator
+    alone, whenever they come, so that the step's own draws the same numbers without them.
 
     Args:
         model: the network.
@@ -127,20 +128,20 @@ class BatchProblem(StepProblem):
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         self._unread: list[Tensor] = []
         flat.begin_step(tasks)
-        self.further: Sequence[BatchProblem] = [self._on(each) for each in further]
+        self.further: Sequence[BatchProblem] = [self._on(*each) for each in enumerate(further, 1)]
 
-    def _take(self, batch: Batch, objectives: Sequence[str]) -> None:
+    def _take(self, batch: Batch, objectives: Sequence[str], number: int = 0) -> None:
         check_batch(batch)
         targets = _targets(batch, self.model)
         wanted = {name: targets[name] for name in objectives if name in targets}
         self.batch = batch
         self.labels = Labels(wanted, self._ignore, self.flat.data.device)
-        self._randomness, self._begun = Randomness(self.flat.data.device), False
+        self._randomness, self._begun = Randomness(self.flat.data.device, number), False
 
-    def _on(self, batch: Batch) -> BatchProblem:
+    def _on(self, number: int, batch: Batch) -> BatchProblem:
         """The problem of another batch, of the same tasks."""
         other = copy.copy(self)
-        other._take(batch, self.objectives)
+        other._take(batch, self.objectives, number)
         other._own, other._beside = False, []
         return other
 
@@ -321,16 +322,14 @@ class BatchProblem(StepProblem):
     def _one_function(self) -> Iterator[None]:
         torch.clear_autocast_cache()  # it holds casts of parameters that have moved since
         first, self._begun = not self._begun, True
+        numbers = self._randomness.first() if first else self._randomness.replayed()
         if first and self._own:
-            yield
+            with numbers:
+                yield
             self._buffers.settle()
-            self._randomness.settle()
             return
-        again = nullcontext() if first else self._randomness.replayed()
-        with frozen_statistics(self._layers), self._buffers.replayed(), again:
+        with frozen_statistics(self._layers), self._buffers.replayed(), numbers:
             yield
-        if first:
-            self._randomness.settle()
 
 
 def _targets(batch: Batch, model: MultiTaskModel) -> dict[str, Tensor]:

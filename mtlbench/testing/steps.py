@@ -65,10 +65,9 @@ class Supplied(Stepper):
         self, batch: Batch | InputGroup, loss: Loss, further: Sequence[Batch | InputGroup] = ()
     ) -> StepReport:
         groups = [batch] if isinstance(batch, InputGroup) else batch
-        count = self.further.count if self.further else 0
         made = [
             [InputGroup(group.inputs.roll(k, 0), group.targets) for group in groups]
-            for k in range(1, count + 1)
+            for k in range(1, self.n_further + 1)
         ]
         return super().step(batch, loss, further or made)
 

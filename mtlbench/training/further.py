@@ -65,7 +65,7 @@ class TrainingData:
     """
 
     def __init__(self, task: Task, further: Further | None, seed: int) -> None:
-        self._task, self._further = task, further
+        self._task, self._count = task, further.count if further else 0
         share = further.held_out if further else 0.0
         self._kept, self._held = HeldOut(share, inside=False), HeldOut(share)
         self._cycle = Cycle(partial(self._pass, self._held), seed)
@@ -80,7 +80,7 @@ class TrainingData:
 
     def further(self) -> list[Batch]:
         """What a step's method looks at."""
-        return [next(self._cycle) for _ in range(self._further.count if self._further else 0)]
+        return [next(self._cycle) for _ in range(self._count)]
 
     def _pass(self, part: HeldOut, order: int) -> Iterable[Batch]:
         batches = self._task.batches("train", order)

@@ -165,6 +165,11 @@ class Stepper:
             logger.warning("the optimizer does not have %s: nothing moves them", ", ".join(idle))
 
     @property
+    def n_further(self) -> int:
+        """How many batches a step needs beside the one that it trains on."""
+        return self.further.count if self.further else 0
+
+    @property
     def coming_passes(self) -> Passes:
         """What the next step costs, if all tasks take part and share their inputs."""
         K, info = len(self.objectives), self.methods[0].info
@@ -182,7 +187,7 @@ class Stepper:
             batch: an :class:`InputGroup`, or several. A task that none of them has a label for
                 takes no part in the step.
             loss: ``loss(objective, prediction, target)``, a scalar.
-            further: as many batches as ``stepper.further.count``, for a method that looks at them.
+            further: ``stepper.n_further`` batches, for a method that looks at them.
 
         Raises:
             UsageError: the batch, the loss, or what became of the model, is of no use; or further
@@ -228,15 +233,14 @@ class Stepper:
         return report
 
     def _check_further(self, further: Sequence[Batch | InputGroup]) -> None:
-        needed = self.further.count if self.further else 0
-        if len(further) == needed:
+        if len(further) == self.n_further:
             return
         name, given = self.methods[0].info.name, len(further)
         if not self.further:
             raise UsageError(f"{name} looks at no further batches, step() was given {given}")
         raise UsageError(
-            f"{name} looks at {needed} further batches a step, {self.further.where_from}; step() "
-            f"was given {given}: call step(batch, loss, further)"
+            f"{name} looks at {self.n_further} further batches a step, {self.further.where_from}; "
+            f"step() was given {given}: call step(batch, loss, further)"
         )
 
     def _beside(self) -> list[nn.Parameter]:

@@ -40,7 +40,7 @@ class Method:
 
     n_further: ClassVar[int] = 0
 
-    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
         """At further batches, before the step."""
 
     def draw(self, generator: torch.Generator) -> None:
@@ -265,7 +265,7 @@ class SDMGradOfThree(Method):
         super().__init__(K)
         self.w = torch.full((K,), 1 / K).double()
 
-    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
         (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
         GG = J1 @ J2.T
         scale = sum(max(float(GG[k, k]), 0.0) ** 0.5 for k in range(self.K)) / self.K
@@ -289,7 +289,7 @@ class MoDo(Method):
         super().__init__(K)
         self.lam = torch.full((K,), 1 / K).double()
 
-    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
         (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
         self.lam = simplex_by_root(self.lam - 0.3 * (J1 @ J2.T @ self.lam + 0.1 * self.lam))
 
@@ -305,7 +305,7 @@ class AutoLambda(Method):
         self.lam = torch.full((K,), 0.1).double().requires_grad_()
         self.optimizer = torch.optim.Adam([self.lam], lr=0.05)
 
-    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
         J, heads = own.gradients_at(0.0, [0.0] * self.K)
         lam = self.lam.detach()
         step = torch.stack([-lr * lam[k] * J[k] for k in range(self.K)]).sum(0)
@@ -329,7 +329,7 @@ class MOML(Method):
         self.a = torch.zeros(K).double().requires_grad_()
         self.optimizer = torch.optim.Adam([self.a], lr=0.05)
 
-    def look(self, own: Looked, further: list[Looked], lr: float) -> None:
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
         a, nowhere = self.a.detach(), [0.0] * self.K
         w = torch.softmax(a, 0)
         J, heads = own.gradients_at(0.0, nowhere)

@@ -103,7 +103,8 @@ class AutoLambda(WeightingMethod):
         """Which of the step's tasks count, (K,); None if none of them does."""
         if not self.primary:
             return problem.flat.data.new_ones(problem.n_tasks)
-        unknown = [name for name in self.primary if name not in problem.model.heads]
+        absent = [name for name in self.primary if name not in problem.objectives]
+        unknown = [name for name in absent if name not in problem.model.heads]
         if unknown:
             valid = ", ".join(problem.model.heads)
             raise UsageError(f"autolambda:primary: no task is called {unknown[0]!r}; {valid}")

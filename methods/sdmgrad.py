@@ -82,7 +82,7 @@ class SDMGrad(GramianMethod):
         if draws == 1:
             return
         if (solver, self.refresh, self.at) != ("nnls", 1, "shared"):
-            raise ValueError("draws=3 has no solver, no refresh and no at")
+            raise ValueError("draws=3 goes with no other solver, refresh or at")
         further = Further(2, forwards=2, backwards_per_task=2)
         vars(self)["info"] = replace(self.info, backwards="one", further=further)
         self.register_buffer("simplex", torch.full((n_tasks,), 1 / n_tasks, dtype=torch.float64))

@@ -263,7 +263,12 @@ def test_losses_are_means_over_samples() -> None:
 # ------------------------------------------------------------------------------------ state
 @pytest.mark.parametrize(
     ("method", "sharpness", "averaged"),
-    [("famo", "fmtl", 0), ("graddrop", "samo", 0), ("ls", "none", EPOCHS)],
+    [
+        ("famo", "fmtl", 0),
+        ("graddrop", "samo", 0),
+        ("ls", "none", EPOCHS),
+        ("moml:held_out=0.3", "sam", 0),
+    ],
 )
 def test_a_loaded_state_goes_on_as_if_never_saved(
     method: str, sharpness: str, averaged: int, tmp_path: Path

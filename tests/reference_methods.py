@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from typing import ClassVar, Protocol
 
+import cvxpy as cp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -345,6 +346,57 @@ class MOML(Method):
         return torch.softmax(self.a.detach(), 0)
 
 
+class FORUM(Method):
+    options, n_further = "inner=3,lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.a = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.a], lr=0.05)
+        self.lam, self.epochs = torch.zeros(K).double(), 0
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        K, nowhere = self.K, [torch.zeros(()).double()] * self.K
+        w = torch.softmax(self.a.detach(), 0)
+        shift: Tensor = torch.zeros(()).double()
+        head_shifts = nowhere
+        for _ in range(3):
+            J, heads = own.gradients_at(shift, head_shifts)
+            shift = shift - 0.1 * w @ J
+            head_shifts = [old - 0.1 * w[k] * heads[k] for k, old in enumerate(head_shifts)]
+        J, heads = own.gradients_at(0.0, nowhere)
+        f = torch.cat([w @ J, *(w[k] * heads[k] for k in range(K))])
+        S = torch.stack([w[j] * (torch.eye(K).double()[j] - w) for j in range(K)])
+        start = own.losses_at(torch.zeros(()).double(), nowhere)
+        q_a = S @ start - S @ own.losses_at(shift, head_shifts)
+        q = torch.cat([q_a, f])
+        rows = whole(*further[0].gradients_at(0.0, nowhere))
+        rows = torch.stack([row / (1e-8 + row.norm()) for row in rows])
+        F = torch.cat([torch.zeros(K, K).double(), rows], 1)
+        pi = torch.stack([0.1 - q @ row / (q @ q + 1e-8) for row in F])
+        x, v = cp.Variable(K, nonneg=True), cp.Variable(nonneg=True)
+        point = F.numpy().T @ x + q.numpy() * v
+        cost = cp.sum_squares(point) - 0.1 * float(q @ q + 1e-8) * v
+        cp.Problem(cp.Minimize(cost), [cp.sum(x) == 1, v >= pi.numpy() @ x]).solve(cp.CLARABEL)
+        self.lam = self.lam + (self.epochs + 1) ** -0.75 * (torch.from_numpy(x.value) - self.lam)
+        self.nu = max(float(self.lam @ pi), 0.0)
+        self.upper, self.w, self.slope = self.lam @ rows, w, self.nu * q_a
+
+    def aggregate(
+        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
+    ) -> Gradients:
+        upper = self.upper.split([J.shape[1], *map(len, heads)])
+        own = [upper[k + 1] + self.nu * self.w[k] * heads[k] for k in range(self.K)]
+        return upper[0] + self.nu * (self.w @ J), own
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.a.grad = self.slope
+        self.optimizer.step()
+
+    def on_epoch_end(self, epoch: int, losses: Tensor) -> None:
+        self.epochs += 1
+
+
 class UPGrad(OnJacobian):
     def direction(self, losses: Tensor, J: Tensor) -> Tensor:
         return torch.stack([dual_cone_by_enumeration(J, g) for g in J]).mean(0)
@@ -536,6 +588,7 @@ METHODS: dict[str, type[Method]] = {
     "excessmtl": ExcessMTL,
     "fairgrad": FairGrad,
     "famo": FAMO,
+    "forum": FORUM,
     "gls": GLS,
     "graddrop": GradDrop,
     "gradnorm": GradNorm,

@@ -39,6 +39,11 @@ class Parameters(ABC):
     def shifted(self, *moves: Move) -> AbstractContextManager[Shift]:
         """Displace segments of the parameters within; they are bit-equal again afterwards."""
 
+    @abstractmethod
+    def reuse_rows(self) -> None:
+        """Let what follows in the step have the gradient buffers of what came before; clone what is
+        to be kept."""
+
     def along(self, update: Update, length: Tensor | float) -> list[Move]:
         """The displacement of all segments, trunk and heads, by ``length`` times a gradient."""
         segments = zip([self.shared, *self.heads], [update.shared, *update.heads], strict=True)

@@ -57,6 +57,9 @@ class KnownParameters(Parameters):
         finally:
             self.data.zero_()
 
+    def reuse_rows(self) -> None:
+        pass
+
     def layer_norms(self, direction: Tensor) -> Tensor:
         return torch.stack([direction.norm()])
 

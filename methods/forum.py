@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from annotated_types import Gt, Lt
 from pydantic import PositiveFloat, PositiveInt
-from scipy.optimize import LinearConstraint, minimize
+from scipy.optimize import Bounds, LinearConstraint, minimize
 from torch import Tensor, nn
 
 from mtlbench.engine.gramian import Array
@@ -108,7 +108,7 @@ class FORUM(WeightingMethod):
         size = torch.cat([q_a, f.shared, *f.heads]).square().sum() + EPS
         known = here.fetch(G / norms.outer(norms), along, size[None])
         try:
-            shares = torch.from_numpy(_solve(*known, self.rho)).to(self.lam)
+            shares = torch.from_numpy(_solve(self.rho, *known)).to(self.lam)
         except SolveError:  # gradients that are not finite: the step is skipped for them
             shares = torch.full_like(self.lam, torch.nan)
         lam = self.lam + (self.epochs + 1) ** -0.75 * (shares - self.lam)
@@ -150,7 +150,7 @@ def _copied(update: Update) -> Update:
     return Update(update.shared.clone(), [head.clone() for head in update.heads])
 
 
-def _solve(gramian: Array, along: Array, size: Array, rho: float) -> Array:
+def _solve(rho: float, gramian: Array, along: Array, size: Array) -> Array:
     r"""Weights (K,) of the unit gradients.
 
     The best :math:`\nu` is :math:`\max(0, \pi^\top w)`. What is left is, but for a constant, the
@@ -173,14 +173,22 @@ def _quadratic(H: Array, b: Array, one: Array | None = None) -> Array:
     scale, K = max(float(np.abs(H).max()), float(np.abs(b).max()), 1e-300), len(b)
     H, b = H / scale, b / scale
     rows = np.ones((1, K)) if one is None else np.stack([np.ones(K), one])
+
+    def cost(w: Array) -> float:
+        return float(w @ H @ w + b @ w)
+
+    def slope(w: Array) -> Array:
+        return np.asarray(2 * H @ w + b)
+
     found = minimize(
-        lambda w: float(w @ H @ w + b @ w),
+        cost,
         np.full(K, 1 / K),
-        jac=lambda w: np.asarray(2 * H @ w + b),
+        jac=slope,
         method="SLSQP",
-        bounds=[(0, 1)] * K,
-        constraints=LinearConstraint(rows, 1.0, 1.0),
-        options={"ftol": 1e-14, "maxiter": 200},
+        bounds=Bounds(0, 1),
+        constraints=LinearConstraint(rows, 1, 1),
+        tol=1e-14,
+        options={"maxiter": 200},
     )
     w = np.clip(found.x, 0, None)
     return np.asarray(w / w.sum())

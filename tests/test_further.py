@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,8 +16,9 @@ from torch import Tensor
 from mtlbench import InputGroup, UsageError
 from mtlbench.data import ArrayBatches, HeldOut
 from mtlbench.engine.problem import BatchProblem
-from mtlbench.interfaces import Batch, Further, Update
-from mtlbench.registry import METHODS, Spec, identifying
+from mtlbench.interfaces import Batch, Divisible, Further, Update
+from mtlbench.registry import METHODS, TASKS, Spec, identifying
+from mtlbench.runs.spec import build_task
 from mtlbench.tasks._office.batches import DomainBatches
 from mtlbench.testing.known import KnownProblem
 from mtlbench.training.further import TrainingData
@@ -108,6 +110,23 @@ def test_further_training_batches_are_drawn_in_an_order_of_their_own() -> None:
     assert len(own.unique(dim=0)) == SIZES[0]
 
 
+def test_no_pass_over_further_batches_has_the_order_of_an_epoch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, orders = toy(), list[int | None]()
+
+    def noted(split: str, seed: int | None) -> list[Batch]:
+        orders.append(seed)
+        return [[]]
+
+    monkeypatch.setattr(task, "batches", noted)
+    data = TrainingData(task, Further(1), seed=3)
+    for _ in range(5):
+        data.further()
+    epochs = [int(np.random.SeedSequence((3, e)).generate_state(1)[0]) for e in range(5)]
+    assert len({*orders, *epochs}) == 10
+
+
 def test_the_source_goes_on_where_it_was_saved() -> None:
     whole = TrainingData(toy(), HELD_OUT, seed=0)
     for _ in range(8):
@@ -119,6 +138,13 @@ def test_the_source_goes_on_where_it_was_saved() -> None:
         expected.load_state_dict(state)
         assert same(ahead, [expected.further()[0][0].inputs for _ in range(4)])
         assert torch.equal(whole.further()[0][0].inputs, ahead[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TASKS.names())
+def test_every_benchmark_can_be_divided(name: str) -> None:
+    task, _ = build_task(Spec(name), None, None)
+    assert isinstance(task.batches("train", 0), Divisible)
 
 
 def test_batches_that_cannot_be_divided_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

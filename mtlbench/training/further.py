@@ -13,7 +13,8 @@ from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, Divisible, Further, Task
 
 STREAM = 1
-"""Sets the seeds of further batches apart from those of the training's own epochs."""
+"""Sets the seeds of further batches apart from those of the training's own epochs. Not 0, as a
+sequence of seeds is that of the same numbers and zeros behind them."""
 
 
 class Cycle(Iterator[Batch]):
@@ -40,7 +41,7 @@ class Cycle(Iterator[Batch]):
         return batch
 
     def _begin(self, number: int) -> None:
-        order = np.random.SeedSequence((self._seed, STREAM, number)).generate_state(1)[0]
+        order = np.random.SeedSequence((self._seed, number, STREAM)).generate_state(1)[0]
         self._round, self._drawn, self._rest = number, 0, iter(self._batches(int(order)))
 
     def state_dict(self) -> dict[str, Any]:

@@ -4,9 +4,10 @@ loops over tasks and coordinates, enumeration and root finding where something i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol
 
+import cvxpy as cp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,16 @@ Gradients = tuple[Tensor, list[Tensor]]
 """Gradients of the shared parameters, (K, P) or (P,), and those of each head."""
 
 
+class Looked(Protocol):
+    """A batch, at the parameters or displaced from them."""
+
+    def gradients_at(self, shared: Tensor | float, heads: Sequence[Tensor | float]) -> Gradients:
+        """All gradients where trunk and heads are displaced by so much."""
+
+    def losses_at(self, shared: Tensor, heads: Sequence[Tensor]) -> Tensor:
+        """Losses there."""
+
+
 class Method:
     """Weights, and what follows from them."""
 
@@ -27,6 +38,11 @@ class Method:
 
     def __init__(self, K: int) -> None:
         self.K = K
+
+    n_further: ClassVar[int] = 0
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        """At further batches, before the step."""
 
     def draw(self, generator: torch.Generator) -> None:
         """Random numbers that are drawn before the gradients are known."""
@@ -335,6 +351,144 @@ class SDMGrad(OnJacobian):
         return (torch.from_numpy(v) @ J + lam * g0) / (1 + lam)
 
 
+class SDMGradOfThree(Method):
+    unit_heads, options, n_further = True, "draws=3", 2
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.w = torch.full((K,), 1 / K).double()
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
+        GG = J1 @ J2.T
+        scale = sum(max(float(GG[k, k]), 0.0) ** 0.5 for k in range(self.K)) / self.K
+        GG = GG / (scale**2 + 1e-8)
+        w = self.w.clone().requires_grad_()
+        optimizer = torch.optim.SGD([w], lr=5, momentum=0.5)
+        for _ in range(20):
+            w.grad = GG @ w.detach() + 0.3 * GG.mean(1)
+            optimizer.step()
+            w.data.copy_(simplex_by_root(w.detach()))
+        self.w = w.detach()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return (self.w + 0.3 / self.K) / 1.3
+
+
+class MoDo(Method):
+    options, n_further = "gamma=0.3", 2
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.lam = torch.full((K,), 1 / K).double()
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
+        self.lam = simplex_by_root(self.lam - 0.3 * (J1 @ J2.T @ self.lam + 0.1 * self.lam))
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return self.lam
+
+
+class AutoLambda(Method):
+    options, n_further = "lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.lam = torch.full((K,), 0.1).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.lam], lr=0.05)
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        J, heads = own.gradients_at(0.0, [0.0] * self.K)
+        lam = self.lam.detach()
+        step = torch.stack([-lr * lam[k] * J[k] for k in range(self.K)]).sum(0)
+        rows, d_heads = further[0].gradients_at(step, [-lr * lam[k] * heads[k] for k in range(3)])
+        d = rows.sum(0)
+        eps = 0.01 / torch.cat([d, *d_heads]).norm()
+        above = own.losses_at(eps * d, [eps * h for h in d_heads])
+        below = own.losses_at(-eps * d, [-eps * h for h in d_heads])
+        self.lam.grad = -lr * (above - below) / (2 * eps)
+        self.optimizer.step()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return self.lam.detach()
+
+
+class MOML(Method):
+    options, n_further = "lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.a = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.a], lr=0.05)
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        a, nowhere = self.a.detach(), [0.0] * self.K
+        w = torch.softmax(a, 0)
+        J, heads = own.gradients_at(0.0, nowhere)
+        shift = -0.1 * (w @ J), [-0.1 * w[k] * heads[k] for k in range(self.K)]
+        G, upper = whole(J, heads), whole(*further[0].gradients_at(*shift))
+        S = torch.stack([w[j] * (torch.eye(self.K).double()[j] - w) for j in range(self.K)])
+        rows = torch.stack([-0.1 * row @ G.T @ S for row in upper])
+        rows = torch.stack([row / row.norm() for row in rows])
+        self.a.grad = torch.from_numpy(min_norm_by_enumeration((rows @ rows.T).numpy())) @ rows
+        self.optimizer.step()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return torch.softmax(self.a.detach(), 0)
+
+
+class FORUM(Method):
+    options, n_further = "inner=3,lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.a = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.a], lr=0.05)
+        self.lam, self.epochs = torch.zeros(K).double(), 0
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        K, nowhere = self.K, [torch.zeros(()).double()] * self.K
+        w = torch.softmax(self.a.detach(), 0)
+        shift: Tensor = torch.zeros(()).double()
+        head_shifts = nowhere
+        for _ in range(3):
+            J, heads = own.gradients_at(shift, head_shifts)
+            shift = shift - 0.1 * w @ J
+            head_shifts = [old - 0.1 * w[k] * heads[k] for k, old in enumerate(head_shifts)]
+        J, heads = own.gradients_at(0.0, nowhere)
+        f = torch.cat([w @ J, *(w[k] * heads[k] for k in range(K))])
+        S = torch.stack([w[j] * (torch.eye(K).double()[j] - w) for j in range(K)])
+        start = own.losses_at(torch.zeros(()).double(), nowhere)
+        q_a = S @ start - S @ own.losses_at(shift, head_shifts)
+        q = torch.cat([q_a, f])
+        rows = whole(*further[0].gradients_at(0.0, nowhere))
+        rows = torch.stack([row / (1e-8 + row.norm()) for row in rows])
+        F = torch.cat([torch.zeros(K, K).double(), rows], 1)
+        pi = torch.stack([0.1 - q @ row / (q @ q + 1e-8) for row in F])
+        x, v = cp.Variable(K, nonneg=True), cp.Variable(nonneg=True)
+        point = F.numpy().T @ x + q.numpy() * v
+        cost = cp.sum_squares(point) - 0.1 * float(q @ q + 1e-8) * v
+        cp.Problem(cp.Minimize(cost), [cp.sum(x) == 1, v >= pi.numpy() @ x]).solve(cp.CLARABEL)
+        self.lam = self.lam + (self.epochs + 1) ** -0.75 * (torch.from_numpy(x.value) - self.lam)
+        self.nu = max(float(self.lam @ pi), 0.0)
+        self.upper, self.w, self.slope = self.lam @ rows, w, self.nu * q_a
+
+    def aggregate(
+        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
+    ) -> Gradients:
+        upper = self.upper.split([J.shape[1], *map(len, heads)])
+        own = [upper[k + 1] + self.nu * self.w[k] * heads[k] for k in range(self.K)]
+        return upper[0] + self.nu * (self.w @ J), own
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.a.grad = self.slope
+        self.optimizer.step()
+
+    def on_epoch_end(self, epoch: int, losses: Tensor) -> None:
+        self.epochs += 1
+
+
 class UPGrad(OnJacobian):
     def direction(self, losses: Tensor, J: Tensor) -> Tensor:
         return torch.stack([dual_cone_by_enumeration(J, g) for g in J]).mean(0)
@@ -558,6 +712,7 @@ class SAMGS(OnJacobian):
 
 METHODS: dict[str, type[Method]] = {
     "aligned_mtl": AlignedMTL,
+    "autolambda": AutoLambda,
     "cagrad": CAGrad,
     "config": ConFIG,
     "cosmos": COSMOS,
@@ -569,6 +724,7 @@ METHODS: dict[str, type[Method]] = {
     "excessmtl": ExcessMTL,
     "fairgrad": FairGrad,
     "famo": FAMO,
+    "forum": FORUM,
     "gls": GLS,
     "go4align": GO4Align,
     "graddrop": GradDrop,
@@ -581,6 +737,8 @@ METHODS: dict[str, type[Method]] = {
     "ls": LS,
     "mgda": MGDA,
     "moco": MoCo,
+    "modo": MoDo,
+    "moml": MOML,
     "nashmtl": NashMTL,
     "pbi": PBI,
     "pcgrad": PCGrad,
@@ -637,6 +795,11 @@ def programme_by_enumeration(objective: Array, rows: Array, bounds: dict[int, fl
                 corners.append(w)
     best = np.asarray(max(corners, key=lambda w: float(objective @ w)))
     return np.where(np.abs(best) < 1e-12, 0, best)
+
+
+def whole(J: Tensor, heads: Sequence[Tensor]) -> Tensor:
+    """Gradients of trunk and heads together, each with zeros for the other heads."""
+    return torch.cat([J, torch.block_diag(*(head[None] for head in heads))], 1)
 
 
 def fair_by_root(G: Array, alpha: float) -> Array:

@@ -272,7 +272,12 @@ def test_the_network_is_told_of_every_epoch(task: ToyTask, monkeypatch: pytest.M
 # ------------------------------------------------------------------------------------ state
 @pytest.mark.parametrize(
     ("method", "sharpness", "averaged"),
-    [("famo", "fmtl", 0), ("graddrop", "samo", 0), ("ls", "none", EPOCHS)],
+    [
+        ("famo", "fmtl", 0),
+        ("graddrop", "samo", 0),
+        ("ls", "none", EPOCHS),
+        ("moml:held_out=0.3", "sam", 0),
+    ],
 )
 def test_a_loaded_state_goes_on_as_if_never_saved(
     method: str, sharpness: str, averaged: int, tmp_path: Path

@@ -23,7 +23,8 @@ from mtlbench.interfaces import (
     WeightingMethod,
 )
 from mtlbench.methods._adam import TaskAdam
-from mtlbench.methods._solvers import SolveError, min_norm
+from mtlbench.methods._cosines import SolveError
+from mtlbench.methods._solvers import min_norm
 
 EPS = 1e-8
 

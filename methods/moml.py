@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from mtlbench.interfaces import Further, GradientView, MethodInfo, StepProblem, WeightingMethod
 from mtlbench.methods._adam import TaskAdam
-from mtlbench.methods._solvers import SolveError, min_norm
+from mtlbench.methods._cosines import SolveError
+from mtlbench.methods._solvers import min_norm
 
 
 class MOML(WeightingMethod):

@@ -24,8 +24,7 @@ from mtlbench.interfaces import (
     TaskInfo,
 )
 from mtlbench.tasks._nets import lenet
-from mtlbench.tasks._nets.cross_stitch import cross_stitch
-from mtlbench.tasks._nets.experts import cgc, mmoe
+from mtlbench.tasks._nets.sharing import SHARING
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -101,7 +100,7 @@ class MultiMNIST(Task):
             for side in ("left", "right")
         ),
         protocols=(MINI, QUICK),
-        architectures=("lenet", "cross_stitch", "mmoe", "cgc"),
+        architectures=("lenet", *SHARING),
         references=("https://arxiv.org/abs/1810.04650", "https://arxiv.org/abs/1912.12854"),
         licence="MNIST: CC BY-SA 3.0; Fashion-MNIST: MIT",
         source=SOURCE,
@@ -124,15 +123,7 @@ class MultiMNIST(Task):
         features = self.protocol.options["features"]
         if arch == "lenet":
             return lenet.lenet(self.info.objectives, CLASSES, features)
-
-        def stages() -> list[nn.Module]:
-            return [nn.Sequential(*layers) for layers in lenet.stages(features)]
-
-        heads = {name: nn.Linear(features, CLASSES) for name in self.info.objectives}
-        if arch == "cross_stitch":
-            return cross_stitch(nn.Identity(), stages, heads)
-        mixture = {"mmoe": mmoe, "cgc": cgc}[arch]
-        return mixture(nn.Identity(), lenet.INPUTS, lambda: nn.Sequential(*stages()), heads)
+        return SHARING[arch](lenet.trunk(self.info.objectives, CLASSES, features))
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         check_split(split)

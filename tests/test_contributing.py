@@ -16,6 +16,7 @@ from mtlbench.runs.code import code_of
 from mtlbench.runs.record import read_record
 from mtlbench.runs.store import Store
 from mtlbench.testing import check
+from tests.models import make_stepper, passes_of_a_step, single_batch, tiny_model
 from tests.toy_task import TOY
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
@@ -80,6 +81,27 @@ def test_from_the_template_to_a_row(folder: Path, capsys: pytest.CaptureFixture[
 def test_the_template_claims_what_holds_and_nothing_else(folder: Path) -> None:
     verdicts = {finding.verdict for finding in check(f"lossprop:{METHOD}")}
     assert verdicts == {"ok", "does not hold"}
+
+
+def test_the_method_that_looks_costs_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (template,) = blocks("Look at further batches", "python")
+    (tmp_path / "gap.py").write_text(template)
+    monkeypatch.syspath_prepend(tmp_path)
+    stepper = make_stepper(tiny_model(), "gap:Gap", "sam")
+    assert passes_of_a_step(stepper, single_batch()) == (4, 3, 0)
+    assert stepper.coming_passes == stepper.passes
+    del sys.modules["gap"]
+
+
+@pytest.mark.slow
+def test_the_method_that_looks_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (template,) = blocks("Look at further batches", "python")
+    (tmp_path / "gap.py").write_text(template)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not [finding for finding in check("gap:Gap") if finding.failed]
+    del sys.modules["gap"]
 
 
 def test_the_wrapper_conforms(folder: Path) -> None:

@@ -68,6 +68,18 @@ def _sha256(cls: type[Any], built_in: Mapping[Any, int | None]) -> str:
     return total.hexdigest()
 
 
+def code_of_all(cls: type, nested: Sequence[type]) -> Code | None:
+    """Which code a class is that is made of others: its own, and a hash of theirs if they are more
+    than built-in ones of version 1."""
+    own: Code | None = code_of(cls)
+    others: list[Code | None] = [code_of(each) for each in nested]
+    if not any(others):
+        return own
+    text = "\n".join(code.model_dump_json() if code else "" for code in [own, *others])
+    known = {} if own is None else own.model_dump(exclude={"sha256"})
+    return Code(**known, sha256=hashlib.sha256(text.encode()).hexdigest())
+
+
 def _ours(module: str) -> bool:
     return module.partition(".")[0] == OURS
 

@@ -18,6 +18,7 @@ from mtlbench.hardware import Stopwatch
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
 from mtlbench.training.evaluate import evaluate, mean_scores
+from mtlbench.training.further import TrainingData
 from mtlbench.training.history import Epoch, Phase, Scores
 from mtlbench.training.optim import make_optimizer, make_scheduler
 from mtlbench.training.stepper import Stepper
@@ -74,6 +75,7 @@ class Trainer:
             clip_norm=protocol.clip_norm,
             ignore=task.ignore,
         )
+        self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
         """Why steps were skipped, and how many."""
@@ -125,15 +127,18 @@ class Trainer:
 
     def _epoch(self, epoch: int, on_first_step: Callable[[], None]) -> None:
         self.model.train()
+        self.model.begin_epoch(epoch, self.task.protocol.epochs)
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
-        for batch in self.task.batches("train", order):
-            groups = [group.to(self.device) for group in batch]
+        for batch in self.data.epoch(order):
+            groups, *further = (
+                [group.to(self.device) for group in each] for each in (batch, *self.data.further())
+            )
             skipped = self.stepper.skipped
             with watch.lap():
-                report = self.stepper.step(groups, self.task.loss)
+                report = self.stepper.step(groups, self.task.loss, further)
             if not begun:
                 on_first_step()
             begun = True
@@ -209,6 +214,7 @@ class Trainer:
             "history": [epoch.model_dump() for epoch in self.history],
             "selected": self._selected,
             "tests": [scores.model_dump() for scores in self.tests],
+            "further": self.data.state_dict(),
             "seconds": (self.train_seconds, self.evaluation_seconds),
             "skips": dict(self.skips),
             "rng": [torch.get_rng_state(), *cuda],
@@ -223,6 +229,8 @@ class Trainer:
         self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
         self._selected = tuple(state["selected"])
         self.tests = [Scores.model_validate(scores) for scores in state["tests"]]
+        if "further" in state:  # not in checkpoints of before
+            self.data.load_state_dict(state["further"])
         self.train_seconds, self.evaluation_seconds = state["seconds"]
         self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())

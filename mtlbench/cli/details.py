@@ -88,7 +88,7 @@ def _method(name: str) -> dict[str, str]:
         "passes of a step": _costs(costs),
         "further batches": f"{info.further.count}, {info.further.where_from}"
         if info.further
-        else "none",
+        else "looks at none",
         "K equal tasks": {"sum": "K g", "mean": "g", "own": "neither g nor K g"}[info.scale],
         "claims": ", ".join(info.claims) or "nothing",
         "role": info.role,

@@ -11,6 +11,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+from mtlbench.interfaces.gradients import in_double
 from mtlbench.methods._simplex import project_simplex
 
 
@@ -91,7 +92,7 @@ class MoCo(WeightingMethod):
         """The new Y."""
         if not self.tracked.numel():
             return J.clone()
-        t = (self.steps + 1).double()[:, None]
+        t = in_double(self.steps + 1)[:, None]
         speed = torch.where(t > 1, self.beta / t**self.decay, 1.0)
         return self.tracked.to(J).lerp(J, speed.to(J))
 

@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mtlbench.engine.numerics import Numerics, Precision
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
 from mtlbench.runs.spec import RunSpec
@@ -118,6 +119,8 @@ class SweepSpec(_Part):
         device: "cpu", "cuda", ...
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epochs' weights are kept.
+        precision: of the network's passes, like all up to ``deterministic``, which
+            :class:`~mtlbench.engine.numerics.Numerics` explains.
         reference: whether the single-task reference is added, which a table needs.
         equal_time: whole factors: the baseline without a wrapper is also trained for so many times
             the epochs, each a row of its own, for comparisons at equal time.
@@ -136,6 +139,11 @@ class SweepSpec(_Part):
     device: str | None = None
     weights: Path | None = None
     keep_model: bool = False
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    accumulate: PositiveInt = 1
+    deterministic: bool = False
     reference: bool = True
     equal_time: list[PositiveInt] = []
     tune: Tune | None = None
@@ -225,6 +233,11 @@ class SweepSpec(_Part):
             p.epochs for p in protocols if p.name == (self.protocol or protocols[0].name)
         )
 
+    @property
+    def numerics(self) -> Numerics:
+        """How the networks' passes are computed."""
+        return Numerics(**{name: getattr(self, name) for name in Numerics.model_fields})
+
     def request(self, task: str, method: str, wrapper: str, seed: int) -> RunSpec:
         """A run of a cell."""
         folder = self.data
@@ -242,6 +255,7 @@ class SweepSpec(_Part):
             self.device,
             self.weights,
             self.keep_model,
+            numerics=self.numerics,
         )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from mtlbench.hardware import Stopwatch
+from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
+from mtlbench.hardware import Stopwatch, rng_state, set_rng_state
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
 from mtlbench.training.evaluate import evaluate, mean_scores
@@ -41,6 +42,7 @@ class Trainer:
         device: where to train.
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
+        numerics: how the network's passes are computed.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Trainer:
         device: torch.device,
         weights: Path | None = None,
         lr: float | None = None,
+        numerics: Numerics = USUAL,
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -62,6 +65,8 @@ class Trainer:
         if weights is not None:
             load_trunk(self.model, weights)
         self.model.to(device)
+        if numerics.compile:
+            compile_parts(self.model)
         optimizer = make_optimizer(protocol, self.model, lr)
         self.scheduler = make_scheduler(protocol, optimizer)
         self.stepper = Stepper(
@@ -74,6 +79,9 @@ class Trainer:
             gradient_scale=protocol.gradient_scale,
             clip_norm=protocol.clip_norm,
             ignore=task.ignore,
+            precision=numerics.precision,
+            channels_last=numerics.channels_last,
+            accumulate=numerics.accumulate,
         )
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
@@ -179,7 +187,8 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
-        scores = evaluate(self.model, self.task, split, self.objectives, self.device)
+        numerics = self.stepper.numerics
+        scores = evaluate(self.model, self.task, split, self.objectives, self.device, numerics)
         self.evaluation_seconds += time.perf_counter() - start
         return scores
 
@@ -206,7 +215,7 @@ class Trainer:
 
     def state_dict(self) -> State:
         """All that a resumed training needs to end with the same numbers."""
-        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        there = rng_state(self.device)
         return {
             "model": self.model.state_dict(),
             "stepper": self.stepper.state_dict(),
@@ -217,7 +226,7 @@ class Trainer:
             "further": self.data.state_dict(),
             "seconds": (self.train_seconds, self.evaluation_seconds),
             "skips": dict(self.skips),
-            "rng": [torch.get_rng_state(), *cuda],
+            "rng": [torch.get_rng_state(), *([] if there is None else [there])],
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -235,7 +244,7 @@ class Trainer:
         self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
-            torch.cuda.set_rng_state(saved.cpu(), self.device)
+            set_rng_state(self.device, saved.cpu())
 
 
 def _nothing() -> None:

@@ -44,7 +44,7 @@ LEARNING_RATE = "learning_rate"
 """How a row says that its learning rate is not the protocol's."""
 _TITLES = ["method_title", "sharpness_title"]
 _ROLES = ["reference", "baseline", "method"]
-_DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last"]
+_DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last", "delta_m_beside"]
 _COSTS = ["step_ms", "step_ratio", "peak_memory_mb", "forwards", "backwards", "head_backwards"]
 _MACHINE = ["device", "threads"]
 _ORIGIN = ["train_seconds", *_MACHINE, "commit", "dirty", "started", "command"]
@@ -114,8 +114,8 @@ def _board(task: str, records: Sequence[RunRecord]) -> Board:
     said = ["role", "plain", "status", "n_seeds", "seeds"]
     columns = [*GROUP, *ROW, *_TITLES, *said, *means, *_COSTS, "device"]
 
-    values = [*metrics, *(f"{name}_last" for name in metrics)]
-    said = ["role", "plain", "seed", "status", "reason", "selected_epoch"]
+    values = _values(metrics)
+    said = ["role", "plain", "seed", "status", "reason", "selected_epoch", "beside", "last_n"]
     seed_columns = [*GROUP, *ROW, *_TITLES, *said, *values, *_DELTAS, *_COSTS, *_ORIGIN]
     return Board(task, metrics, _stack(rows, columns), _stack(seeds, seed_columns))
 
@@ -256,9 +256,14 @@ def _run(record: RunRecord, epochs: int) -> dict[str, Any]:
 def _results(record: RunRecord) -> dict[str, Any]:
     """What only a run that reached its end has."""
     last = {f"{name}_last": value for name, value in record.scores(at="last").items()}
+    kind, values = record.beside()
+    beside = {f"{name}_beside": value for name, value in values.items()}
     return {
         **record.scores(),
         **last,
+        **beside,
+        "beside": kind or "",
+        "last_n": record.phases[0].last_n or None,
         "selected_epoch": " ".join(str(phase.selected_epoch) for phase in record.phases),
         "step_ms": record.step_ms,
         "peak_memory_mb": record.peak_memory_mb,
@@ -288,7 +293,9 @@ def _runs(records: Sequence[RunRecord], metrics: Mapping[str, Metric], epochs: i
 
 
 def _values(metrics: Iterable[str]) -> list[str]:
-    return [*metrics, *(f"{name}_last" for name in metrics)]
+    """Columns of scores: those that count, those of the last epoch, and those that might count."""
+    names = list(metrics)
+    return [f"{name}{end}" for end in ("", "_last", "_beside") for name in names]
 
 
 def _compared_on(runs: pd.DataFrame) -> Seeds:
@@ -314,6 +321,7 @@ def _compare(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds)
                 _delta(run, base, metrics),
                 _delta(run, base, metrics, per_task=True),
                 _delta(run, base, metrics, "_last"),
+                _delta(run, base, metrics, "_beside"),
             ]
     found = pd.DataFrame.from_dict(deltas, orient="index", columns=_DELTAS, dtype=float)
     runs[_DELTAS] = found.reindex(runs.index)

@@ -216,7 +216,7 @@ def test_an_infinite_metric_is_shown(value: float, tmp_path: Path) -> None:
     assert "100.0" in text(made)
     tables.write(build(runs), tmp_path)
     assert f"{value:g}" in (tmp_path / "digits.csv").read_text()
-    plot(made, tmp_path / "plot.png")
+    plot(made, tmp_path / "plot.svg")
 
 
 def test_a_diverged_row_says_of_what() -> None:
@@ -261,7 +261,7 @@ def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
     made = board(record(status="failed", reason="boom"))
     assert made.rows["status"][0] == "0/1 seeds: seed 0 failed"
     assert "—" in text(made)
-    plot(made, tmp_path / "plot.png")
+    plot(made, tmp_path / "plot.svg")
 
 
 # ------------------------------------------------------------------------------------ groups
@@ -404,7 +404,7 @@ def test_check_accepts_what_write_wrote(tmp_path: Path) -> None:
     tables.write(build(sweep()), tmp_path)
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "digits.csv").write_text("not ours")
-    assert tables.check(sweep(), tmp_path) == []
+    assert tables.check(build(sweep()), tmp_path) == []
 
 
 def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
@@ -413,7 +413,7 @@ def test_check_finds_tampering_gaps_and_leftovers(tmp_path: Path) -> None:
     table.write_bytes(table.read_bytes().replace(b",12.9455,", b",12.9454,"))
     (tmp_path / "digits_seeds.csv").unlink()
     (tmp_path / "letters.csv").write_text("a\n1\n")
-    complaints = tables.check(sweep(), tmp_path)
+    complaints = tables.check(build(sweep()), tmp_path)
     assert [c.partition(":")[0] for c in complaints] == [
         "digits.csv",
         "digits_seeds.csv",
@@ -432,7 +432,7 @@ def test_check_is_byte_for_byte(spoil: Callable[[bytes], bytes], tmp_path: Path)
     tables.write(build(sweep()), tmp_path)
     table = tmp_path / "digits.csv"
     table.write_bytes(spoil(table.read_bytes()))
-    assert len(tables.check(sweep(), tmp_path)) == 1
+    assert len(tables.check(build(sweep()), tmp_path)) == 1
 
 
 # ------------------------------------------------------------------------------------ display
@@ -531,9 +531,9 @@ def test_names_are_not_markup() -> None:
 
 
 def test_plot(tmp_path: Path) -> None:
-    path = tmp_path / "plot.png"
+    path = tmp_path / "plot.svg"
     plot(board(*sweep(), record(protocol="paper")), path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -28,6 +28,7 @@ from mtlbench.boards.statistics import (
     Estimate,
     against_reference,
     holm,
+    near_best,
     p_improvement,
     rank_intervals,
     seeds_to_resolve,
@@ -301,6 +302,41 @@ def _ordered(pair: pd.Series[Any]) -> tuple[str, str]:
     """The better one first."""
     names = (pair["first"], pair["second"])
     return names if pair["verdict"] == VERDICTS[0] else names[::-1]
+
+
+def across(boards: Iterable[Board]) -> pd.Series[float]:
+    """How often a row is within a point of the best, over the first group with a reference of every
+    board, which are weighted equally: by row, those that all of them have, compared among
+    themselves.
+
+    Rows are told apart by their titles, as options (a radius) are a benchmark's own; where a group
+    has several of one title, by their names.
+
+    Returns:
+        Empty for less than two boards.
+    """
+    groups = [next((t for t in tables(board) if t.has_reference), None) for board in boards]
+    found = [table for table in groups if table is not None]
+    if len(found) < 2:
+        return pd.Series(dtype=float)
+    return near_best(pd.concat([_deltas(table) for table in found]))
+
+
+def _deltas(table: Table) -> pd.DataFrame:
+    """Delta-m of every run, by the titles of its row."""
+    rows = table.compared.set_index("name")
+    wrapped = rows["method_title"] + " x " + rows["sharpness_title"]
+    titles = wrapped.where(~rows["plain"].astype(bool), rows["method_title"])
+    names = titles.where(~titles.duplicated(keep=False), titles.index.to_series())
+    runs = table.runs[table.runs["name"].isin(rows.index)]
+    return pd.DataFrame(
+        {
+            "benchmark": table.heading,
+            "seed": runs["seed"],
+            "row": runs["name"].map(names),
+            "delta_m": runs["delta_m"],
+        }
+    )
 
 
 def count(found: pd.Series[str]) -> str:

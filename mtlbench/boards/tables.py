@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import takewhile, zip_longest
 from pathlib import Path
 
 import pandas as pd
 
-from mtlbench.boards.build import Board, build
+from mtlbench.boards.build import Board
 from mtlbench.boards.comparisons import pairs, standings
 from mtlbench.files import to_csv, write_csv
-from mtlbench.runs.record import RunRecord
 
 
 def files(boards: Mapping[str, Board]) -> dict[str, pd.DataFrame]:
@@ -33,13 +32,13 @@ def write(boards: Mapping[str, Board], folder: Path) -> list[Path]:
     return [folder / name for name in named]
 
 
-def check(records: Iterable[RunRecord], folder: Path) -> list[str]:
-    """Rebuild the CSV files and compare them with those in ``folder``, byte for byte.
+def check(boards: Mapping[str, Board], folder: Path) -> list[str]:
+    """Make the CSV files again and compare them with those in ``folder``, byte for byte.
 
     Returns:
         One line for every file that differs, is missing, or has no records; empty if all is well.
     """
-    expected = {name: to_csv(frame).encode() for name, frame in files(build(records)).items()}
+    expected = {name: to_csv(frame).encode() for name, frame in files(boards).items()}
     present = {path.name: path.read_bytes() for path in folder.glob("*.csv")}
     complaints = []
     for name in sorted(expected.keys() | present.keys()):
@@ -48,11 +47,12 @@ def check(records: Iterable[RunRecord], folder: Path) -> list[str]:
         elif name not in expected:
             complaints.append(f"{name}: there are no records behind it")
         elif present[name] != expected[name]:
-            complaints.append(f"{name}: {_first_difference(present[name], expected[name])}")
+            complaints.append(f"{name}: {first_difference(present[name], expected[name])}")
     return complaints
 
 
-def _first_difference(present: bytes, expected: bytes) -> str:
+def first_difference(present: bytes, expected: bytes) -> str:
+    """Where two files that differ begin to."""
     pairs = zip_longest(present.splitlines(True), expected.splitlines(True), fillvalue=b"")
     for number, (found, rebuilt) in enumerate(pairs, start=1):
         if found != rebuilt:

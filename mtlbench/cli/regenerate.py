@@ -26,13 +26,10 @@ def regenerate(
         bool, typer.Option("--dry-run", help="Say which runs are missing or stale, and stop.")
     ] = False,
 ) -> None:
-    """Make the missing and stale runs of a committed specification, then its tables, its picture
-    and the page."""
-    from mtlbench.boards import tables
+    """Make the missing and stale runs of a committed specification, then its tables, its picture,
+    the page, and README.md where there is a README.md.jinja."""
     from mtlbench.boards.build import build
-    from mtlbench.boards.page import page
-    from mtlbench.boards.plot import plot
-    from mtlbench.files import write_atomically
+    from mtlbench.boards.outputs import write
     from mtlbench.runs.plan import SweepSpec
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import checked, state, unfinished
@@ -50,16 +47,9 @@ def regenerate(
     failed = execute_all(runs, records, jobs=jobs, threads=threads, retry=retry)
     known, _ = read(records)
     boards = build(known)
-    mine = {name: boards[name] for name in dict.fromkeys(run.identity.task for run in runs)}
-    written = tables.write(mine, folder)
-    for name, board in mine.items():
-        written.append(folder / f"{name}.png")
-        plot(board, written[-1])
-    text = page(boards, known).encode()
-    written.append(folder / "index.html")
-    write_atomically(written[-1], lambda temporary: temporary.write_bytes(text))
-    print_boards(mine)
-    for path in written:
+    mine = list(dict.fromkeys(run.identity.task for run in runs))
+    print_boards({name: boards[name] for name in mine})
+    for path in write(boards, known, folder, mine):
         say(f"wrote {path}")
     end(failed)
 

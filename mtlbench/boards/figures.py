@@ -222,9 +222,10 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     met = known[(known["second"] == baseline) & known["low"].notna()]
     if met.empty:
         return
-    names = [fill(name, 24) for name in met["first"].iloc[::-1]]
-    lines = sum(1 + name.count("\n") for name in names)
-    figure, (axes,) = _figure(5.2, 1 + 0.25 * (len(met) + 0.6 * (lines - len(met))))
+    spaced = met["first"].iloc[::-1].str.replace(",", ", ")
+    names = [fill(name, 24, break_on_hyphens=False) for name in spaced]
+    lines = max(1 + name.count("\n") for name in names)
+    figure, (axes,) = _figure(5.2, 1 + (0.08 + 0.17 * lines) * len(met))
     for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
         shown = pair["question_verdict" if pair["question"] else "verdict"] in SHOWN
         axes.plot([pair["low"], pair["high"]], [y, y], color=COLOURS[0], linewidth=1.5)
@@ -239,7 +240,7 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
         )
     axes.axvspan(-1, 1, color=_BAND, alpha=0.25, linewidth=0)
     axes.axvline(0, color=_INK, linewidth=0.8)
-    axes.set_yticks(range(len(met)), names)
+    axes.set_yticks(range(len(met)), names, multialignment="right")
     widest = met[["low", "high"]].abs().to_numpy().max()
     if widest > 20:
         axes.set_xscale("symlog", linthresh=5)

@@ -12,7 +12,10 @@ A folder's ``README.md`` is its ``README.md.jinja`` with the numbers filled in, 
                                                      the words carry
     {{ pairs("qm9", "* x SAMO", "*").time_ratio.max() }}   all that fit, as a pandas table
     {{ answers("qm9") }}  {{ verdicts() }}           what tests decide, written out
-    {{ tuned("tuning", "qm9", "LS") }}               selection scores by rho, from records
+    {{ clear("qm9") }}                               questions whose interval leaves out zero
+    {{ table("qm9_seeds") }}                         any CSV file, as a pandas table
+    {{ tuned("tuning", "qm9", 3) }}                  selection scores by rho, from records
+    {{ scores("tuning", "qm9").idxmax() }}           the same as numbers
     {{ claim(pair("qm9", "MGDA", "LS").is_worse, "MGDA loses to LS") }}
 
 ``claim`` writes nothing. Where its condition does not hold, the sentence that it is for has to be
@@ -21,7 +24,6 @@ written anew: the text is refused, and every such claim named.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -29,15 +31,19 @@ from typing import Any
 
 import pandas as pd
 
-from mtlbench.boards.build import option_texts
-from mtlbench.boards.comparisons import count
+from mtlbench.boards.build import GROUP, ROW, build, histories
+from mtlbench.boards.comparisons import count, tables
 from mtlbench.boards.statistics import MARGIN, VERDICTS, seeds_to_resolve
 from mtlbench.errors import UsageError
-from mtlbench.runs.record import RunRecord
 from mtlbench.runs.store import Store
 
 TEMPLATE = "README.md.jinja"
+_WORDS = (
+    *("row", "metrics", "pair", "pairs", "clear", "answers", "verdicts", "table", "tuned"),
+    *("scores", "claim"),
+)
 _SIGNED = ("difference", "low", "high", "low_90", "high_90")
+_SIGNED_BACK = ("difference", "high", "low", "high_90", "low_90")
 
 
 def prose(folder: Path) -> str:
@@ -51,12 +57,11 @@ def prose(folder: Path) -> str:
     facts = Facts(folder)
     language = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     language.filters |= {"n": _n, "pm": _pm, "by": _by, "span": _span}
-    names = ("row", "metrics", "pair", "pairs", "answers", "verdicts", "tuned", "claim")
-    language.globals |= {name: getattr(facts, name) for name in names}
+    language.globals |= {name: getattr(facts, name) for name in _WORDS}
     path = folder / TEMPLATE
     try:
         text = language.from_string(path.read_text(encoding="utf-8")).render()
-    except TemplateError as error:
+    except (TemplateError, LookupError, ValueError, AttributeError, TypeError) as error:
         line = getattr(error, "lineno", None)
         raise UsageError(f"{path}{f', line {line}' if line else ''}: {error}") from error
     if facts.broken:
@@ -87,9 +92,9 @@ class Facts:
         return found.assign(**half)
 
     def row(self, table: str, name: str) -> pd.Series[Any]:
-        """A line of a table's standings."""
+        """A line of a table's standings; ``name`` may be a pattern that fits one."""
         found = self._read(f"{table}_standings")
-        return _only(found[found["row"] == name], f"a row {name!r} in {table}")
+        return _only(found[_fits(found["row"], name)], f"a row {name!r} in {table}")
 
     def metrics(self, table: str, title: str) -> pd.Series[float]:
         """The metrics of a method without a wrapper."""
@@ -104,12 +109,12 @@ class Facts:
         and ``is_open``, of the questions if the pair is one."""
         found = self._read(f"{table}_pairs")
         one, other = found["first"], found["second"]
-        here = found[(one == first) & (other == second)]
-        pair = here if len(here) else found[(one == second) & (other == first)]
+        here = found[_fits(one, first) & _fits(other, second)]
+        pair = here if len(here) else found[_fits(one, second) & _fits(other, first)]
         known = _only(pair, f"a pair of {first!r} and {second!r} in {table}").copy()
         if here.empty:
-            known[list(_SIGNED)] = -known[["difference", "high", "low", "high_90", "low_90"]]
-            known[["first", "second"]] = first, second
+            known[list(_SIGNED)] = [-known[name] for name in _SIGNED_BACK]
+            known[["first", "second"]] = known[["second", "first"]].to_list()
             known["p_improvement"] = 1 - known["p_improvement"]
             known["time_ratio"] = 1 / known["time_ratio"]
         said = known["verdict"] if pd.isna(known["question"]) else known["question_verdict"]
@@ -117,16 +122,25 @@ class Facts:
             said = {"better": "worse", "worse": "better"}.get(said, said)
         return pd.concat([known, pd.Series({f"is_{v}": said == v for v in VERDICTS})])
 
-    def pairs(self, table: str, first: str = "*", second: str = "*") -> pd.DataFrame:
-        """All pairs whose rows fit two patterns, in the order of the file."""
+    def pairs(
+        self, table: str, first: str = "*", second: str = "*", same_method: bool = False
+    ) -> pd.DataFrame:
+        """All pairs whose rows fit two patterns, in the order of the file.
+
+        Args:
+            table: whose.
+            first: of a row's name.
+            second: of the other's.
+            same_method: whether only those count that differ in the wrapper alone.
+        """
         found = self._read(f"{table}_pairs")
-        fits = [
-            fnmatchcase(a, first) and fnmatchcase(b, second)
-            for a, b in zip(found["first"], found["second"], strict=True)
-        ]
-        if not any(fits):
+        found = found[_fits(found["first"], first) & _fits(found["second"], second)]
+        if same_method:
+            one, other = (found[side].str.partition(" x ")[0] for side in ("first", "second"))
+            found = found[one == other]
+        if found.empty:
             raise UsageError(f"no pair of {table} fits {first!r} and {second!r}")
-        return found[fits]
+        return found
 
     def answers(self, table: str) -> str:
         """The questions that tests decide, in words, and how many they do not."""
@@ -160,26 +174,40 @@ class Facts:
             )
         return "\n".join(lines)
 
-    def tuned(self, where: str, task: str, digits: int = 3) -> str:
-        """Best selection scores on validation of the runs that chose an option, as a table.
+    def table(self, name: str) -> pd.DataFrame:
+        """A CSV file, for what has no word of its own here."""
+        return self._read(name)
+
+    def clear(self, table: str) -> pd.DataFrame:
+        """The questions whose 95 % interval leaves out zero, uncorrected for their number."""
+        found = self._read(f"{table}_pairs")
+        return found[found["question"].notna() & (found["low"] * found["high"] > 0)]
+
+    def tuned(self, where: str, task: str, decimals: int = 3) -> str:
+        """Best selection scores on validation of the runs that chose an option, the best bold.
 
         Args:
             where: folder of their records.
             task: whose.
-            digits: significant ones.
+            decimals: of a score.
         """
-        scores = dict(sorted(self._scores(where, task)))
-        if not scores:
-            raise UsageError(f"no record of {task} in {self.folder / where}")
-        best = max(scores.values())
-        cells = [f"**{s:.{digits}g}**" if s == best else f"{s:.{digits}g}" for s in scores.values()]
-        header = f"| {task} | {' | '.join(scores)} |"
-        return "\n".join([header, "|---" * (len(scores) + 1) + "|", f"| | {' | '.join(cells)} |"])
+        scores = self.scores(where, task)
+        said = [f"{name}: {_n(score, decimals)}" for name, score in scores.items()]
+        best = list(scores.index).index(str(scores.idxmax()))
+        return ", ".join([*said[:best], f"**{said[best]}**", *said[best + 1 :]])
 
-    def _scores(self, where: str, task: str) -> Iterator[tuple[str, float]]:
-        for record in Store(self.folder / where).found()[0].values():
-            if record.identity.task == task and record.status == "ok":
-                yield _called(record), max(e.selection_score for e in record.phases[0].epochs)
+    def scores(self, where: str, task: str) -> pd.Series[float]:
+        """The best selection score of every row of a folder of records."""
+        records = [
+            record
+            for record in Store(self.folder / where).found()[0].values()
+            if record.identity.task == task
+        ]
+        if not records:
+            raise UsageError(f"there is no record of {task} in {self.folder / where}")
+        names = pd.concat([table.rows for table in tables(build(records)[task])])
+        known = names[[*GROUP, *ROW, "name"]].merge(histories(records), on=[*GROUP, *ROW])
+        return known.groupby("name", sort=False)["score"].max()
 
     def claim(self, holds: object, sentence: str) -> str:
         """Nothing, where a sentence may be said."""
@@ -188,10 +216,8 @@ class Facts:
         return ""
 
 
-def _called(record: RunRecord) -> str:
-    method, wrapper = record.titles
-    options = ",".join(option_texts(record.identity.sharpness_options))
-    return method if record.plain else f"{method} x {wrapper} {options}".strip()
+def _fits(names: pd.Series[str], pattern: str) -> pd.Series[bool]:
+    return names.map(lambda name: fnmatchcase(name, pattern)).astype(bool)
 
 
 def _only(found: pd.DataFrame, what: str) -> pd.Series[Any]:

@@ -38,6 +38,8 @@ _PANELS = 4
 """Of small multiples, side by side."""
 _MOST_NAMES = 13
 """Bars that have room for their names."""
+_SHORT = 26
+"""Letters of a row's name that leave a plot of differences its room."""
 _LEGEND_COLUMNS = 4
 _OUTLIER = 8
 """An axis with a value this many times the median one is logarithmic beyond the bulk."""
@@ -222,10 +224,8 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     met = known[(known["second"] == baseline) & known["low"].notna()]
     if met.empty:
         return
-    spaced = met["first"].iloc[::-1].str.replace(",", ", ")
-    names = [fill(name, 24, break_on_hyphens=False) for name in spaced]
-    lines = max(1 + name.count("\n") for name in names)
-    figure, (axes,) = _figure(5.2, 1 + (0.08 + 0.17 * lines) * len(met))
+    names = list(met["first"].iloc[::-1])
+    figure, (axes,) = _figure(5.2, 1 + 0.25 * len(met))
     for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
         shown = pair["question_verdict" if pair["question"] else "verdict"] in SHOWN
         axes.plot([pair["low"], pair["high"]], [y, y], color=COLOURS[0], linewidth=1.5)
@@ -240,7 +240,9 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
         )
     axes.axvspan(-1, 1, color=_BAND, alpha=0.25, linewidth=0)
     axes.axvline(0, color=_INK, linewidth=0.8)
-    axes.set_yticks(range(len(met)), names, multialignment="right")
+    # Lines of one label would be ragged in another font.
+    size = 10 if max(map(len, names)) <= _SHORT else 7.5
+    axes.set_yticks(range(len(met)), names, fontsize=size)
     widest = met[["low", "high"]].abs().to_numpy().max()
     if widest > 20:
         axes.set_xscale("symlog", linthresh=5)

@@ -98,11 +98,11 @@ def _answer(known: pd.DataFrame, said: str) -> str:
     found = asked[asked["question_verdict"].isin(SHOWN)]
     lines = []
     for _, pair in found.iterrows():
-        verdict = pair["question_verdict"]
+        verdict, difference = pair["question_verdict"], round(pair["difference"], 1) + 0.0
         than = "to" if verdict == "equal" else "than"
         lines.append(
             f"<li><b>{escape(pair['first'])}</b> is {verdict} {than} {escape(pair['second'])}: "
-            f"{pair['difference']:+.1f} points of Δm% ({pair['low']:.1f} to {pair['high']:.1f})"
+            f"{difference:+.1f} points of Δm% ({pair['low']:.1f} to {pair['high']:.1f})"
         )
     left = len(asked) - len(found)
     lines.append(f"<li>{left} of {len(asked)} questions are open: the seeds are too few to say")

@@ -28,7 +28,7 @@ COLOURS = ("#0b5fa8", "#c46a00", "#008a6a", "#d06aa8", "#7d2a12", "#2f9ad6", "#3
 one, and what is written is a variable of its."""
 _BAND = "#8a8a8a"
 _VARIABLES = {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
-_FILLS: tuple[Literal["full", "none", "left", "bottom"], ...] = ("full", "none", "left", "bottom")
+_FILLS: tuple[Literal["full", "left", "bottom", "top"], ...] = ("full", "left", "bottom", "top")
 """Of marks, for more methods than there are colours."""
 _MARKERS = "osD^vP*Xph<>"
 _LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")

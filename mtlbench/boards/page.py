@@ -6,6 +6,7 @@ tables can be sorted and filtered.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -145,7 +146,7 @@ def _selections(placed: pd.DataFrame, task: str) -> str:
 
 
 def _with_interval(mean: float, sd: float, n: int) -> str:
-    if pd.isna(mean):
+    if math.isnan(mean):
         return DASH
     low, high = Estimate(n, mean, sd).interval()
     return f"{mean:.2f}" + (f" ± {(high - low) / 2:.2f}" if n > 1 else "")

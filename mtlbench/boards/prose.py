@@ -102,7 +102,8 @@ class Facts:
         spreads = [column for column in map(str, rows) if column.endswith("_std")]
         names = [spread.removesuffix("_std") for spread in spreads if "delta" not in spread]
         own = rows.loc[rows["plain"] & (rows["method_title"] == title), names]
-        return _only(own, f"a row {title!r} in {table}").astype(float)
+        found: pd.Series[float] = _only(own, f"a row {title!r} in {table}").astype(float)
+        return found
 
     def pair(self, table: str, first: str, second: str) -> pd.Series[Any]:
         """Two rows, the first against the second; with ``is_better``, ``is_worse``, ``is_equal``
@@ -120,7 +121,10 @@ class Facts:
         said = known["verdict"] if pd.isna(known["question"]) else known["question_verdict"]
         if here.empty:
             said = {"better": "worse", "worse": "better"}.get(said, said)
-        return pd.concat([known, pd.Series({f"is_{v}": said == v for v in VERDICTS})])
+        whole: pd.Series[Any] = pd.concat(
+            [known, pd.Series({f"is_{v}": said == v for v in VERDICTS})]
+        )
+        return whole
 
     def pairs(
         self, table: str, first: str = "*", second: str = "*", same_method: bool = False

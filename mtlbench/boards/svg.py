@@ -11,6 +11,8 @@ from html import escape
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -80,13 +82,15 @@ def _contents(figure: Figure) -> Iterator[str]:
     for axes in figure.axes:
         yield from (axes.get_title(loc="left"), axes.get_xlabel(), axes.get_ylabel())
         for line in axes.lines:
-            yield from map(_words, line.get_xydata().tolist())
+            yield from map(_words, np.asarray(line.get_xydata(), dtype=float))
         for patch in axes.patches:
-            corners = patch.get_patch_transform().transform(patch.get_path().vertices)
+            corners = patch.get_patch_transform().transform(
+                np.asarray(patch.get_path().vertices, dtype=float)
+            )
             yield _words([*corners.min(axis=0), *corners.max(axis=0)])
         for collection in axes.collections:
             for path in collection.get_paths():
-                yield _words(path.vertices.ravel())
+                yield _words(np.asarray(path.vertices, dtype=float).ravel())
     for legend in figure.legends:
         yield from (text.get_text() for text in legend.get_texts())
 

@@ -49,16 +49,28 @@ class TaskAdam(Optimizer):
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
-                    self._move(p, p.grad.add(p, alpha=group["weight_decay"]), group)
+                    moved, state = self._moved(p, p.grad, group)
+                    p.copy_(moved)
+                    self.state[p].update(state)
 
-    def _move(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        state, (beta1, beta2) = self.state[p], group["betas"]
-        if not state:
-            state.update({name: torch.zeros_like(p) for name in ("step", "exp_avg", "exp_avg_sq")})
-        state["step"] = state["step"].to(p.device) + 1  # torch leaves it on the CPU when it loads
-        t = state["step"].double()
-        mean = state["exp_avg"].lerp_(grad, 1 - beta1)
-        square = state["exp_avg_sq"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+    @torch.no_grad()
+    def peek(self, p: Tensor, grad: Tensor) -> Tensor:
+        """What a step along ``grad`` would make of the parameter; nothing moves."""
+        group = next(g for g in self.param_groups if any(p is own for own in g["params"]))
+        return self._moved(p, grad, group)[0]
+
+    def _moved(
+        self, p: Tensor, grad: Tensor, group: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A parameter after a step, and its averages and count then."""
+        grad, (beta1, beta2) = grad.add(p, alpha=group["weight_decay"]), group["betas"]
+        zeros = {name: torch.zeros_like(p) for name in ("step", "exp_avg", "exp_avg_sq")}
+        before = self.state.get(p) or zeros
+        count = before["step"].to(p.device) + 1  # torch leaves it on the CPU when it loads
+        mean = before["exp_avg"].lerp(grad, 1 - beta1)
+        square = (beta2 * before["exp_avg_sq"]).addcmul_(grad, grad, value=1 - beta2)
+        t = count.double()
         step_size = (group["lr"] / (1 - beta1**t)).to(p)
         size = square.sqrt() / (1 - beta2**t).sqrt().to(p)
-        p.sub_(step_size * mean / (size + group["eps"]))
+        moved = p - step_size * mean / (size + group["eps"])
+        return moved, {"step": count, "exp_avg": mean, "exp_avg_sq": square}

@@ -7,17 +7,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mtlbench.engine.gramian import Array, GramianMethod
+from mtlbench.engine.gramian import Array
+from mtlbench.methods._preference import PreferredMethod
 from mtlbench.methods._solvers import project_dual_cone
 
 
-class DualConeMethod(GramianMethod):
+class DualConeMethod(PreferredMethod):
     r"""The mean of projections onto the dual cone :math:`\{x : J x \ge 0\}`.
 
     Args:
         n_tasks: K.
         solver: "nnls", or "cvxpy" (slow, certified).
-        common: see :class:`GramianMethod`.
+        common: see :class:`~mtlbench.methods._preference.PreferredMethod`.
     """
 
     def __init__(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from mtlbench.engine.gramian import Array
 from mtlbench.interfaces import MethodInfo
 from mtlbench.methods._dual_cone import DualConeMethod
@@ -16,15 +14,19 @@ class DualProj(DualConeMethod):
 
     .. math:: d = \arg\min_x \lVert x - g_0 \rVert \quad \text{subject to} \quad J x \ge 0
 
+    with a preference p, the projection of :math:`\sum_k p_k g_k / \sum_k p_k`.
+
     Where gradients cancel the cone loses its interior, and J beside have other projections.
 
     Departs from the authors' code (TorchJD): the projection is found by an active-set method, and
-    the ridge is of the size of the rounding error of G, not 1e-4.
+    the ridge is of the size of the rounding error of G, not 1e-4. The ratios of a preference count,
+    not its sum.
 
     Args:
         n_tasks: K.
         solver: "nnls", or "cvxpy" (slow, certified).
-        common: see :class:`~mtlbench.engine.gramian.GramianMethod`.
+        common: preference, see :data:`~mtlbench.methods._preference.Preference`, and those of
+            :class:`~mtlbench.engine.gramian.GramianMethod`.
     """
 
     info = MethodInfo(
@@ -41,4 +43,4 @@ class DualProj(DualConeMethod):
     )
 
     def references(self) -> Array:
-        return np.full((1, self.n_tasks), 1 / self.n_tasks)
+        return self.preferred()[None] / self.n_tasks

@@ -16,15 +16,19 @@ class UPGrad(DualConeMethod):
 
     .. math:: d = \frac{1}{K} \sum_k \pi(g_k)
 
+    with a preference p, :math:`d = \sum_k p_k \pi(g_k) / \sum_k p_k`.
+
     Where gradients cancel the cone loses its interior, and J beside have other projections.
 
     Departs from the authors' code (TorchJD): each projection is found by an active-set method, and
-    the ridge is of the size of the rounding error of G, not 1e-4.
+    the ridge is of the size of the rounding error of G, not 1e-4. The ratios of a preference count,
+    not its sum.
 
     Args:
         n_tasks: K.
         solver: "nnls", or "cvxpy" (slow, certified).
-        common: see :class:`~mtlbench.engine.gramian.GramianMethod`.
+        common: preference, see :data:`~mtlbench.methods._preference.Preference`, and those of
+            :class:`~mtlbench.engine.gramian.GramianMethod`.
     """
 
     info = MethodInfo(
@@ -41,4 +45,4 @@ class UPGrad(DualConeMethod):
     )
 
     def references(self) -> Array:
-        return np.eye(self.n_tasks)
+        return np.diag(self.preferred())

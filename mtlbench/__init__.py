@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mtlbench.errors import ContractError, DataError, DivergedError, UsageError
     from mtlbench.interfaces import (
         Batch,
+        Further,
         GradientView,
         InputGroup,
         Later,
@@ -37,6 +38,7 @@ __all__ = [
     "ContractError",
     "DataError",
     "DivergedError",
+    "Further",
     "GradientView",
     "GramianMethod",
     "InputGroup",

@@ -56,6 +56,15 @@ class Spec:
             options[key.strip()] = value.strip()
         return cls(name, options)
 
+    @classmethod
+    def nested(cls, text: str) -> Spec:
+        """Read the form with colons, ``name:option=value:option=value``, which an option may have
+        as its value."""
+        parts = text.split(":")
+        options = [part for part in parts[1:] if "=" in part]
+        name = ":".join(part for part in parts if part not in options)
+        return cls.parse(f"{name}:{','.join(options)}" if options else name)
+
     def __str__(self) -> str:
         options = ",".join(f"{k}={v}" for k, v in self.options.items())
         return f"{self.name}:{options}" if options else self.name
@@ -200,7 +209,27 @@ class Registry(Generic[T]):
             raise UsageError(
                 f"{self.kind} {spec.name!r}: option {value}: {first['msg']}"
             ) from error
+        for name in _nested_in(cls):
+            try:
+                options[name] = self._shortest(options[name])
+            except UsageError as error:
+                value = f"{name}={options[name]}"
+                raise UsageError(f"{self.kind} {spec.name!r}: option {value}: {error}") from error
         return cls, options
+
+    def _shortest(self, text: str) -> str:
+        """A nested name with those of its options that are not at their defaults."""
+        spec = Spec.nested(text)
+        cls, options = self.resolve(spec)
+        usual = defaults(cls)
+        texts: list[str] = [
+            f"{k}={v}" for k, v in options.items() if k not in usual or v != usual[k]
+        ]
+        return ":".join([spec.name, *texts])
+
+    def nested(self, cls: type, options: Mapping[str, Any]) -> list[type[T]]:
+        """The classes that resolved options name."""
+        return [self.get(Spec.nested(options[name]).name) for name in _nested_in(cls)]
 
     def build(self, spec: str | Spec, *args: Any) -> T:
         """An instance.
@@ -248,6 +277,14 @@ def _instead(path: str, attribute: str) -> str:
         return ""
     name = path.replace("\\", "/").removesuffix(".py").removeprefix("./").replace("/", ".")
     return f"; a module is named as in Python, seen from the current folder: '{name}:{attribute}'"
+
+
+def _nested_in(cls: type) -> list[str]:
+    """The options that name another of the same kind."""
+    from mtlbench.interfaces import Nested
+
+    fields = declared_options(cls).model_fields
+    return [name for name, field in fields.items() if Nested() in field.metadata]
 
 
 def identifying(cls: type, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -304,3 +341,9 @@ TASKS: Registry[Task] = Registry("task", "mtlbench.tasks", "mtlbench.tasks", "Ta
 def baseline() -> str:
     """The method that run times are compared with."""
     return next(name for name in METHODS.names() if METHODS.get(name).info.role == "baseline")
+
+
+def reference() -> str | None:
+    """The method that delta-m is measured against."""
+    roles = ((name, METHODS.get(name).info.role) for name in METHODS.names())
+    return next((name for name, role in roles if role == "reference"), None)

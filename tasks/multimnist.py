@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,8 +24,7 @@ from mtlbench.interfaces import (
     TaskInfo,
 )
 from mtlbench.tasks._nets import lenet
-from mtlbench.tasks._nets.cross_stitch import cross_stitch
-from mtlbench.tasks._nets.experts import cgc, mmoe
+from mtlbench.tasks._nets.sharing import SHARING
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -39,6 +38,27 @@ SOURCE = (
     "torchvision.datasets.MNIST(PATH, download=True) and FashionMNIST(PATH, download=True) write "
     "PATH/MNIST/raw and PATH/FashionMNIST/raw"
 )
+
+
+MINI = Protocol(
+    name="mini",
+    version=2,
+    arch="lenet",
+    epochs=12,
+    batch_size=64,
+    lr=1e-3,
+    average_last=5,
+    options={"overlays": {"train": 4000, "val": 1000, "test": 10_000}, "features": 50},
+)
+QUICK = replace(
+    MINI,
+    name="quick",
+    version=1,
+    epochs=3,
+    average_last=0,
+    options={**MINI.options, "overlays": {"train": 4000, "val": 1000, "test": 1000}},
+)
+"""To see something within a minute."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +99,8 @@ class MultiMNIST(Task):
             MetricInfo(f"{side}_accuracy", side, "%", higher_is_better=True)
             for side in ("left", "right")
         ),
-        protocols=(
-            Protocol(
-                name="mini",
-                version=1,
-                arch="lenet",
-                epochs=12,
-                batch_size=64,
-                lr=1e-3,
-                options={"overlays": {"train": 4000, "val": 1000, "test": 1000}, "features": 50},
-            ),
-        ),
-        architectures=("lenet", "cross_stitch", "mmoe", "cgc"),
+        protocols=(MINI, QUICK),
+        architectures=("lenet", *SHARING),
         references=("https://arxiv.org/abs/1810.04650", "https://arxiv.org/abs/1912.12854"),
         licence="MNIST: CC BY-SA 3.0; Fashion-MNIST: MIT",
         source=SOURCE,
@@ -113,15 +123,7 @@ class MultiMNIST(Task):
         features = self.protocol.options["features"]
         if arch == "lenet":
             return lenet.lenet(self.info.objectives, CLASSES, features)
-
-        def stages() -> list[nn.Module]:
-            return [nn.Sequential(*layers) for layers in lenet.stages(features)]
-
-        heads = {name: nn.Linear(features, CLASSES) for name in self.info.objectives}
-        if arch == "cross_stitch":
-            return cross_stitch(nn.Identity(), stages, heads)
-        mixture = {"mmoe": mmoe, "cgc": cgc}[arch]
-        return mixture(nn.Identity(), lenet.INPUTS, lambda: nn.Sequential(*stages()), heads)
+        return SHARING[arch](lenet.trunk(self.info.objectives, CLASSES, features))
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         check_split(split)

@@ -68,7 +68,11 @@ class NYUv2(DenseTask):
             MetricInfo("Within_30", "normal", "%", higher_is_better=True, scale=70),
         ),
         protocols=protocols(
-            images=32, epochs=26, step=20, batch_size=2, published={"scales": (1.0, 1.2, 1.5)}
+            images=(32, 24, 60),
+            epochs=26,
+            step=20,
+            batch_size=2,
+            published={"scales": (1.0, 1.2, 1.5)},
         ),
         architectures=ARCHITECTURES,
         references=(

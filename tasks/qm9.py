@@ -24,7 +24,8 @@ from mtlbench.interfaces import (
 )
 from mtlbench.tasks._molecules import sources
 from mtlbench.tasks._molecules.split import split
-from mtlbench.tasks._nets.nnconv import MPNN
+from mtlbench.tasks._nets.nnconv import MPNN, mpnn_trunk
+from mtlbench.tasks._nets.sharing import SHARING
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -111,7 +112,7 @@ class QM9(Task):
                 options={"split": (110_000, 10_000, 10_000), "d": 64, "edge_width": 128},
             ),
         ),
-        architectures=("mpnn",),
+        architectures=("mpnn", *SHARING),
         references=("https://arxiv.org/abs/1704.01212", "https://arxiv.org/abs/2202.01017"),
         licence="CC0",
         source=SOURCE,
@@ -133,10 +134,12 @@ class QM9(Task):
 
     def build_model(self, arch: str) -> MultiTaskModel:
         d, width = self.protocol.options["d"], self.protocol.options["edge_width"]
-        heads = {
+        heads: dict[str, nn.Module] = {
             name: nn.Sequential(nn.Linear(d, 1), nn.Flatten(0)) for name in self.info.objectives
         }
-        return MultiTaskModel({"mpnn": MPNN}[arch](d, width), heads)
+        if arch == "mpnn":
+            return MultiTaskModel(MPNN(d, width), heads)
+        return SHARING[arch](mpnn_trunk(d, width, heads))
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         """As in :class:`Task`; the molecules of a batch are sorted by size."""

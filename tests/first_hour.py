@@ -31,7 +31,7 @@ NOT_HERE = {
     "bash .ci/run": "runs by itself, for many minutes",
     "mypy": "runs by itself, for minutes",
     "mtlbench submit": "shorter runs are none to submit; tests/test_contributing.py does",
-    "mtlbench leaderboard submissions/": "as submit",
+    "mtlbench leaderboard leaderboards/submissions/": "as submit",
     "mtlbench verify": "as submit",
     "mtlbench data verify TASK": "a pattern; the README's own is run",
 }

@@ -16,6 +16,7 @@ from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Batch, DenseView, Loss, WeightingMethod
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import SHARPNESS
+from mtlbench.testing.steps import Supplied
 
 METHODS = [n for n in REGISTERED.names() if REGISTERED.get(n).info.role != "reference"]
 """All weighting methods; the reference role is a kind of run, in a step it is the sum of losses."""
@@ -86,7 +87,7 @@ def make_stepper(
     """With plain gradient descent, unless ``optimizer`` names another class."""
     cls = options.pop("optimizer", torch.optim.SGD)
     optimizer = cls(model.parameters(), lr=options.pop("lr", 0.1))
-    return Stepper(model, optimizer, method, sharpness, **options)
+    return Supplied(model, optimizer, method, sharpness, **options)
 
 
 def make_problem(

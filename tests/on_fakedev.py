@@ -22,13 +22,14 @@ from tests import fakedev
 
 DEVICE = fakedev.install("mtlbench")
 
-from mtlbench import InputGroup, Stepper  # noqa: E402
+from mtlbench import InputGroup  # noqa: E402
 from mtlbench.interfaces import Batch  # noqa: E402
 from mtlbench.registry import METHODS, SHARPNESS  # noqa: E402
 from mtlbench.runs.execute import Watching, execute  # noqa: E402
 from mtlbench.runs.record import RunRecord  # noqa: E402
 from mtlbench.runs.spec import Run, RunSpec, prepare  # noqa: E402
 from mtlbench.runs.store import Store  # noqa: E402
+from mtlbench.testing.steps import Supplied  # noqa: E402
 from tests import models  # noqa: E402
 from tests.fakedev_plan import KINDS, RUNS, WRAPPERS  # noqa: E402
 
@@ -50,7 +51,7 @@ def train(
     torch.manual_seed(0)
     model = models.tiny_model(K, dtype=torch.float32).to(device)
     torch.manual_seed(1)
-    stepper = Stepper(model, torch.optim.Adam(model.parameters(), lr=0.01), method, wrapper)
+    stepper = Supplied(model, torch.optim.Adam(model.parameters(), lr=0.01), method, wrapper)
     make = models.multi_batch if multi else models.single_batch
     seen, counts = [], Counter[tuple[str, str]]()
     for step in range(STEPS):

@@ -5,13 +5,14 @@ copy of the network that is moved to each perturbed point. The methods are in
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mtlbench import MultiTaskModel
+from mtlbench import InputGroup, MultiTaskModel
 from mtlbench.interfaces import Batch
 from tests.models import assert_close, make_stepper, mse
 from tests.reference_methods import METHODS
@@ -26,7 +27,7 @@ def plain_forward(model: MultiTaskModel, batch: Batch) -> list[Tensor]:
     """The losses of all objectives, in the heads' order."""
     losses = {}
     for group in batch:
-        features = model.shared(group.inputs)
+        features = model.features(group.inputs, list(group.targets))
         for name, head in model.heads.items():
             if name in group.targets:
                 losses[name] = mse(name, head(features), group.targets[name])
@@ -74,6 +75,20 @@ class Step:
         rows = [self.task_gradient(at(k), k) for k in range(len(self.model.heads))]
         return torch.stack([g for g, _ in rows]), [h for _, h in rows]
 
+    def gradients_at(self, shared: Tensor | float, heads: Sequence[Tensor | float]) -> Gradients:
+        there = self._displaced(shared, heads)
+        return self.gradients(lambda k: there)
+
+    def losses_at(self, shared: Tensor, heads: Sequence[Tensor]) -> Tensor:
+        return torch.stack(self.losses(self._displaced(shared, heads))).detach()
+
+    def _displaced(self, shared: Tensor | float, heads: Sequence[Tensor | float]) -> MultiTaskModel:
+        model = self.copied()
+        groups = [shared_params(model), *(head_params(model, k) for k in range(len(heads)))]
+        for params, shift in zip(groups, [shared, *heads], strict=True):
+            displace(params, shift + torch.zeros_like(flattened(params)))
+        return model
+
     def copied(self) -> MultiTaskModel:
         """The copy of the network, as the network is now; there is only one."""
         self.copy.load_state_dict(self.model.state_dict())
@@ -94,6 +109,16 @@ def shared_params(model: MultiTaskModel) -> list[nn.Parameter]:
 
 def head_params(model: MultiTaskModel, k: int) -> list[nn.Parameter]:
     return list(list(model.heads.values())[k].parameters())
+
+
+def rolled(group: InputGroup, k: int) -> InputGroup:
+    """What stands in for further batches: the same targets, for other rows of the inputs."""
+    return InputGroup(group.inputs.roll(k, 0), group.targets)
+
+
+def apart(start: Tensor, k: int) -> Tensor:
+    """The state that forward passes of the k-th further batch start from."""
+    return torch.Generator().manual_seed(zlib.crc32(start.numpy().tobytes()) + k).get_state()
 
 
 @torch.no_grad()
@@ -201,8 +226,14 @@ class Trainer:
         """Train on an epoch of one batch; the global generator ends as after one plain forward."""
         start = torch.get_rng_state()
         step = Step(self.model, batch, start)
+        further = [
+            Step(self.model, [rolled(group, k) for group in batch], apart(start, k))
+            for k in range(1, self.methods[0].n_further + 1)
+        ]
         losses = torch.stack(plain_forward(self.model, batch)).detach()
         after_one_forward = torch.get_rng_state()
+        for method in self.methods:
+            method.look(step, further, self.lr)
         shared, heads = self.wrapper.update(step, losses, self.methods, self.noise)
         displace(shared_params(self.model), -self.lr * shared)
         for k, h in enumerate(heads):

@@ -4,9 +4,10 @@ loops over tasks and coordinates, enumeration and root finding where something i
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import ClassVar
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol
 
+import cvxpy as cp
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +19,16 @@ Gradients = tuple[Tensor, list[Tensor]]
 """Gradients of the shared parameters, (K, P) or (P,), and those of each head."""
 
 
+class Looked(Protocol):
+    """A batch, at the parameters or displaced from them."""
+
+    def gradients_at(self, shared: Tensor | float, heads: Sequence[Tensor | float]) -> Gradients:
+        """All gradients where trunk and heads are displaced by so much."""
+
+    def losses_at(self, shared: Tensor, heads: Sequence[Tensor]) -> Tensor:
+        """Losses there."""
+
+
 class Method:
     """Weights, and what follows from them."""
 
@@ -27,6 +38,11 @@ class Method:
 
     def __init__(self, K: int) -> None:
         self.K = K
+
+    n_further: ClassVar[int] = 0
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        """At further batches, before the step."""
 
     def draw(self, generator: torch.Generator) -> None:
         """Random numbers that are drawn before the gradients are known."""
@@ -174,6 +190,72 @@ class IMTLL(Learnt):
         return (torch.exp(self.s) * losses - self.s).sum()
 
 
+class PBI(Scalarisation):
+    def objective(self, losses: Tensor) -> Tensor:
+        r = torch.ones_like(losses) / self.K**0.5
+        along = (r * losses).sum()
+        across = (losses - along * r).square().sum()
+        objective: Tensor = along + 5 * (across + 1e-12).sqrt()
+        return objective
+
+
+class COSMOS(Scalarisation):
+    def objective(self, losses: Tensor) -> Tensor:
+        r = torch.ones_like(losses) / self.K
+        return (r * losses).sum() - torch.nn.functional.cosine_similarity(r, losses, dim=0)
+
+
+class SLAW(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.history: list[Tensor] = []
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.history.append(losses)
+        if len(self.history) == 1:
+            return torch.ones_like(losses)
+        deviations = torch.stack(self.history).std(0, correction=0).tolist()
+        total = sum(1 / s for s in deviations)
+        return torch.tensor([self.K / s / total for s in deviations]).to(losses)
+
+
+class GO4Align(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.p = torch.full((K,), 1 / K).double()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.p = self.p * torch.exp(-1e-4 * losses)
+        self.p = self.p / self.p.sum()
+        gamma = self.p * losses.sum() / losses
+        fits = []
+        for group in itertools.product((False, True), repeat=self.K):
+            chosen = torch.tensor(group)
+            if chosen.any() and not chosen.all():
+                w = torch.where(chosen, gamma[chosen].mean(), gamma[~chosen].mean())
+                fits.append((float(((gamma - w) ** 2).sum()), w))
+        return min(fits, key=lambda fit: fit[0])[1]
+
+
+class LDCMTL(Method):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.W = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.W], lr=1e-3)
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        slopes = torch.zeros(self.K)
+        for k in range(self.K - 1):
+            slopes[k] += torch.sign(losses[k] - losses[k + 1])
+            slopes[k + 1] -= torch.sign(losses[k] - losses[k + 1])
+        return torch.softmax(self.W, 0).detach() + 0.1 * slopes
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.optimizer.zero_grad()
+        (torch.softmax(self.W, 0) * losses).sum().backward()
+        self.optimizer.step()
+
+
 # ---------------------------------------------------------------------------------- on the Gramian
 class OnGramian(Method):
     def weights(self, losses: Tensor, J: Tensor) -> Tensor:
@@ -189,6 +271,32 @@ class MGDA(OnGramian):
 
     def solve(self, G: Array) -> Array:
         return min_norm_by_enumeration(G)
+
+
+class CRMOGM(MGDA):
+    average: Array | None = None
+
+    def solve(self, G: Array) -> Array:
+        found = super().solve(G)
+        self.average = found if self.average is None else 0.9 * self.average + 0.1 * found
+        return self.average
+
+
+class EPO(Method):
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        weighted = losses.numpy() / self.K**0.5
+        shares = weighted / weighted.sum()
+        mu = sum(s * np.log(s * self.K) for s in shares)
+        a = np.array([(np.log(s * self.K) - mu) / self.K**0.5 for s in shares])
+        G = (J @ J.T).numpy()
+        assert mu > 1e-4
+        bounds = {}
+        for k, pull in enumerate(G @ a):
+            if weighted[k] == weighted.max() or not (G @ a > 0).any():
+                bounds[k] = 0.0
+            elif pull <= 0:
+                bounds[k] = float(pull)
+        return torch.from_numpy(programme_by_enumeration(G @ a, G, bounds)).to(losses)
 
 
 class CAGrad(OnGramian):
@@ -243,6 +351,144 @@ class SDMGrad(OnJacobian):
         return (torch.from_numpy(v) @ J + lam * g0) / (1 + lam)
 
 
+class SDMGradOfThree(Method):
+    unit_heads, options, n_further = True, "draws=3", 2
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.w = torch.full((K,), 1 / K).double()
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
+        GG = J1 @ J2.T
+        scale = sum(max(float(GG[k, k]), 0.0) ** 0.5 for k in range(self.K)) / self.K
+        GG = GG / (scale**2 + 1e-8)
+        w = self.w.clone().requires_grad_()
+        optimizer = torch.optim.SGD([w], lr=5, momentum=0.5)
+        for _ in range(20):
+            w.grad = GG @ w.detach() + 0.3 * GG.mean(1)
+            optimizer.step()
+            w.data.copy_(simplex_by_root(w.detach()))
+        self.w = w.detach()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return (self.w + 0.3 / self.K) / 1.3
+
+
+class MoDo(Method):
+    options, n_further = "gamma=0.3", 2
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.lam = torch.full((K,), 1 / K).double()
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        (J1, _), (J2, _) = (each.gradients_at(0.0, [0.0] * self.K) for each in further)
+        self.lam = simplex_by_root(self.lam - 0.3 * (J1 @ J2.T @ self.lam + 0.1 * self.lam))
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return self.lam
+
+
+class AutoLambda(Method):
+    options, n_further = "lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.lam = torch.full((K,), 0.1).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.lam], lr=0.05)
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        J, heads = own.gradients_at(0.0, [0.0] * self.K)
+        lam = self.lam.detach()
+        step = torch.stack([-lr * lam[k] * J[k] for k in range(self.K)]).sum(0)
+        rows, d_heads = further[0].gradients_at(step, [-lr * lam[k] * heads[k] for k in range(3)])
+        d = rows.sum(0)
+        eps = 0.01 / torch.cat([d, *d_heads]).norm()
+        above = own.losses_at(eps * d, [eps * h for h in d_heads])
+        below = own.losses_at(-eps * d, [-eps * h for h in d_heads])
+        self.lam.grad = -lr * (above - below) / (2 * eps)
+        self.optimizer.step()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return self.lam.detach()
+
+
+class MOML(Method):
+    options, n_further = "lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.a = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.a], lr=0.05)
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        a, nowhere = self.a.detach(), [0.0] * self.K
+        w = torch.softmax(a, 0)
+        J, heads = own.gradients_at(0.0, nowhere)
+        shift = -0.1 * (w @ J), [-0.1 * w[k] * heads[k] for k in range(self.K)]
+        G, upper = whole(J, heads), whole(*further[0].gradients_at(*shift))
+        S = torch.stack([w[j] * (torch.eye(self.K).double()[j] - w) for j in range(self.K)])
+        rows = torch.stack([-0.1 * row @ G.T @ S for row in upper])
+        rows = torch.stack([row / row.norm() for row in rows])
+        self.a.grad = torch.from_numpy(min_norm_by_enumeration((rows @ rows.T).numpy())) @ rows
+        self.optimizer.step()
+
+    def weights(self, losses: Tensor, J: Tensor) -> Tensor:
+        return torch.softmax(self.a.detach(), 0)
+
+
+class FORUM(Method):
+    options, n_further = "inner=3,lr=0.05", 1
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.a = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.a], lr=0.05)
+        self.lam, self.epochs = torch.zeros(K).double(), 0
+
+    def look(self, own: Looked, further: Sequence[Looked], lr: float) -> None:
+        K, nowhere = self.K, [torch.zeros(()).double()] * self.K
+        w = torch.softmax(self.a.detach(), 0)
+        shift: Tensor = torch.zeros(()).double()
+        head_shifts = nowhere
+        for _ in range(3):
+            J, heads = own.gradients_at(shift, head_shifts)
+            shift = shift - 0.1 * w @ J
+            head_shifts = [old - 0.1 * w[k] * heads[k] for k, old in enumerate(head_shifts)]
+        J, heads = own.gradients_at(0.0, nowhere)
+        f = torch.cat([w @ J, *(w[k] * heads[k] for k in range(K))])
+        S = torch.stack([w[j] * (torch.eye(K).double()[j] - w) for j in range(K)])
+        start = own.losses_at(torch.zeros(()).double(), nowhere)
+        q_a = S @ start - S @ own.losses_at(shift, head_shifts)
+        q = torch.cat([q_a, f])
+        rows = whole(*further[0].gradients_at(0.0, nowhere))
+        rows = torch.stack([row / (1e-8 + row.norm()) for row in rows])
+        F = torch.cat([torch.zeros(K, K).double(), rows], 1)
+        pi = torch.stack([0.1 - q @ row / (q @ q + 1e-8) for row in F])
+        x, v = cp.Variable(K, nonneg=True), cp.Variable(nonneg=True)
+        point = F.numpy().T @ x + q.numpy() * v
+        cost = cp.sum_squares(point) - 0.1 * float(q @ q + 1e-8) * v
+        cp.Problem(cp.Minimize(cost), [cp.sum(x) == 1, v >= pi.numpy() @ x]).solve(cp.CLARABEL)
+        self.lam = self.lam + (self.epochs + 1) ** -0.75 * (torch.from_numpy(x.value) - self.lam)
+        self.nu = max(float(self.lam @ pi), 0.0)
+        self.upper, self.w, self.slope = self.lam @ rows, w, self.nu * q_a
+
+    def aggregate(
+        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
+    ) -> Gradients:
+        upper = self.upper.split([J.shape[1], *map(len, heads)])
+        own = [upper[k + 1] + self.nu * self.w[k] * heads[k] for k in range(self.K)]
+        return upper[0] + self.nu * (self.w @ J), own
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.a.grad = self.slope
+        self.optimizer.step()
+
+    def on_epoch_end(self, epoch: int, losses: Tensor) -> None:
+        self.epochs += 1
+
+
 class UPGrad(OnJacobian):
     def direction(self, losses: Tensor, J: Tensor) -> Tensor:
         return torch.stack([dual_cone_by_enumeration(J, g) for g in J]).mean(0)
@@ -279,6 +525,27 @@ class IMTLG(Method):
         U = torch.stack([units[0] - u for u in units[1:]])
         others = J[0] @ U.T @ torch.linalg.inv(D @ U.T)
         return torch.cat([1 - others.sum(0, keepdim=True), others])
+
+
+class IMTL(IMTLG):
+    """The same on the gradients of the scaled losses."""
+
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.s = torch.zeros(K).double().requires_grad_()
+        self.optimizer = torch.optim.Adam([self.s], lr=1e-3)
+
+    def aggregate(
+        self, losses: Tensor, J: Tensor, heads: list[Tensor], generator: torch.Generator
+    ) -> Gradients:
+        scales = torch.exp(self.s).detach()
+        own = [scales[k] * h for k, h in enumerate(heads)]
+        return super().aggregate(losses, scales[:, None] * J, own, generator)
+
+    def after_step(self, losses: Tensor, after: Tensor) -> None:
+        self.optimizer.zero_grad()
+        (torch.exp(self.s) * losses - self.s).sum().backward()
+        self.optimizer.step()
 
 
 class Surgery(OnJacobian):
@@ -423,31 +690,64 @@ class ExcessMTL(Method):
         return self.alpha.to(losses)
 
 
+class SAMGS(OnJacobian):
+    def __init__(self, K: int) -> None:
+        super().__init__(K)
+        self.t, self.v, self.m = 0, 0.0, [torch.zeros(1).double()] * K
+
+    def direction(self, losses: Tensor, J: Tensor) -> Tensor:
+        self.t += 1
+        sizes = [float(g.norm()) for g in J]
+        pairs = [2 * a * b / (a * a + b * b) for a, b in itertools.combinations(sizes, 2)]
+        similar = sum(pairs) / len(pairs)
+        self.m = [0.9 * m + 0.1 * g for m, g in zip(self.m, J, strict=True)]
+        self.v = 0.99 * self.v + 0.01 * (1 - similar) ** 2 + 1e-8
+        if similar < 0.1:
+            mean = sum(sizes) / self.K
+            return torch.stack([mean * g / g.norm() for g in J]).sum(0)
+        root = (self.v / (1 - 0.99**self.t)) ** 0.5
+        lengths = [m.norm() / (1 - 0.9**self.t) / root for m in self.m]
+        return torch.stack([w * g for w, g in zip(lengths, J, strict=True)]).sum(0)
+
+
 METHODS: dict[str, type[Method]] = {
     "aligned_mtl": AlignedMTL,
+    "autolambda": AutoLambda,
     "cagrad": CAGrad,
     "config": ConFIG,
+    "cosmos": COSMOS,
+    "crmogm": CRMOGM,
     "db_mtl": DBMTL,
     "dualproj": DualProj,
     "dwa": DWA,
+    "epo": EPO,
     "excessmtl": ExcessMTL,
     "fairgrad": FairGrad,
     "famo": FAMO,
+    "forum": FORUM,
     "gls": GLS,
+    "go4align": GO4Align,
     "graddrop": GradDrop,
     "gradnorm": GradNorm,
     "gradvac": GradVac,
+    "imtl": IMTL,
     "imtl_g": IMTLG,
     "imtl_l": IMTLL,
+    "ldc_mtl": LDCMTL,
     "ls": LS,
     "mgda": MGDA,
     "moco": MoCo,
+    "modo": MoDo,
+    "moml": MOML,
     "nashmtl": NashMTL,
+    "pbi": PBI,
     "pcgrad": PCGrad,
     "random": Random,
     "rlw": RLW,
+    "sam_gs": SAMGS,
     "sdmgrad": SDMGrad,
     "si": SI,
+    "slaw": SLAW,
     "static": Static,
     "stch": STCH,
     "trimmed_mean": TrimmedMean,
@@ -478,6 +778,28 @@ def min_norm_by_enumeration(G: Array) -> Array:
         if w.min() >= -1e-12 and abs(w.sum() - 1) < 1e-9:
             candidates.append(w)
     return np.asarray(min(candidates, key=lambda w: float(w @ G @ w)))
+
+
+def programme_by_enumeration(objective: Array, rows: Array, bounds: dict[int, float]) -> Array:
+    """The corner of ``{w on the simplex, rows[k] @ w >= bounds[k]}`` with the largest
+    ``objective @ w``: every choice of K - 1 inequalities that hold with equality."""
+    K = len(objective)
+    inequalities = [(np.eye(K)[k], 0.0) for k in range(K)]
+    inequalities += [(rows[k], bound) for k, bound in bounds.items()]
+    corners = []
+    for binding in itertools.combinations(inequalities, K - 1):
+        system = np.stack([np.ones(K), *(row for row, _ in binding)])
+        if abs(np.linalg.det(system / np.linalg.norm(system, axis=1, keepdims=True))) > 1e-12:
+            w = np.linalg.solve(system, np.array([1.0, *(bound for _, bound in binding)]))
+            if all(row @ w >= bound - 1e-9 * np.linalg.norm(row) for row, bound in inequalities):
+                corners.append(w)
+    best = np.asarray(max(corners, key=lambda w: float(objective @ w)))
+    return np.where(np.abs(best) < 1e-12, 0, best)
+
+
+def whole(J: Tensor, heads: Sequence[Tensor]) -> Tensor:
+    """Gradients of trunk and heads together, each with zeros for the other heads."""
+    return torch.cat([J, torch.block_diag(*(head[None] for head in heads))], 1)
 
 
 def fair_by_root(G: Array, alpha: float) -> Array:

@@ -16,6 +16,7 @@ from mtlbench.runs.code import code_of
 from mtlbench.runs.record import read_record
 from mtlbench.runs.store import Store
 from mtlbench.testing import check
+from tests.models import make_stepper, passes_of_a_step, single_batch, tiny_model
 from tests.toy_task import TOY
 
 PAGE = Path(__file__).parent.parent / "CONTRIBUTING.md"
@@ -82,6 +83,27 @@ def test_the_template_claims_what_holds_and_nothing_else(folder: Path) -> None:
     assert verdicts == {"ok", "does not hold"}
 
 
+def test_the_method_that_looks_costs_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (template,) = blocks("Look at further batches", "python")
+    (tmp_path / "gap.py").write_text(template)
+    monkeypatch.syspath_prepend(tmp_path)
+    stepper = make_stepper(tiny_model(), "gap:Gap", "sam")
+    assert passes_of_a_step(stepper, single_batch()) == (4, 3, 0)
+    assert stepper.coming_passes == stepper.passes
+    del sys.modules["gap"]
+
+
+@pytest.mark.slow
+def test_the_method_that_looks_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (template,) = blocks("Look at further batches", "python")
+    (tmp_path / "gap.py").write_text(template)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not [finding for finding in check("gap:Gap") if finding.failed]
+    del sys.modules["gap"]
+
+
 def test_the_wrapper_conforms(folder: Path) -> None:
     checked, run = commands("Add a sharpness wrapper")
     assert main(checked[1:]) == 0
@@ -110,7 +132,8 @@ def test_results_are_submitted(folder: Path, capsys: pytest.CaptureFixture[str])
     specs.mkdir(parents=True)
     content = f"tasks: [{TOY}]\nmethods: [ls]\nseeds: [0]\nepochs: 1\n"
     (specs / "toy.yaml").write_text(content)
-    run, submit, check_it, verify = commands("Submit results")
+    run, submit, check_it, verify, rebuild = commands("Submit results")
+    submit[submit.index("--name") + 1] = "lossprop"
     assert main([*run[1:], "--jobs", "1"]) == 0
     for path in (folder / "runs").glob("*.json"):  # this checkout may be at work
         made = read_record(path)
@@ -121,6 +144,13 @@ def test_results_are_submitted(folder: Path, capsys: pytest.CaptureFixture[str])
     (path,) = folder.glob(verify[-1])
     assert main(["verify", str(path)]) == 0
     assert "bit-equal" in capsys.readouterr().out
+    (folder / "leaderboards" / "records").mkdir()
+    for path in (folder / "runs").glob("toy-mini-*-none-*.json"):
+        if "lossprop" not in path.name:
+            Store(folder / "leaderboards" / "records").write(read_record(path))
+    assert main(rebuild[1:]) == 0
+    rows = pd.read_csv(folder / "leaderboards" / "toy.csv").set_index("method")
+    assert dict(rows["origin"]) == {"stl": "own", "ls": "own", "lossprop": "verified"}
     (folder / "lossprop.py").write_text((folder / "lossprop.py").read_text() + "\nMORE = 1\n")
     code_of.cache_clear()
     assert main(["verify", str(path)]) == 2

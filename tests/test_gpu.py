@@ -9,7 +9,7 @@ from mtlbench.registry import METHODS, SHARPNESS
 from mtlbench.runs.execute import execute
 from mtlbench.runs.spec import RunSpec, prepare
 from mtlbench.runs.store import Store
-from mtlbench.training.stepper import Stepper
+from mtlbench.testing.steps import Supplied
 from tests.models import mse, single_batch, tiny_model
 
 pytestmark = [
@@ -21,7 +21,7 @@ RANDOM = ("graddrop", "gradvac", "pcgrad", "random", "rlw")
 
 def _losses(device: str, method: str, sharpness: str) -> torch.Tensor:
     model = tiny_model().to(device).eval()  # dropout draws other numbers on another device
-    stepper = Stepper(model, torch.optim.SGD(model.parameters(), lr=0.01), method, sharpness)
+    stepper = Supplied(model, torch.optim.SGD(model.parameters(), lr=0.01), method, sharpness)
     batch = [group.to(torch.device(device)) for group in single_batch()]
     reports = [stepper.step(batch, mse) for _ in range(3)]
     assert all(report.losses is not None for report in reports)

@@ -246,6 +246,9 @@ def test_weights_of_the_representation_apply_to_the_shared_gradients(
         noise = torch.Generator()
         noise.set_state(stepper.generator.get_state())
         w = twin.weights(DenseView(torch.stack(losses), torch.stack(R), own, noise))
+        if method == "imtl":  # the heads' losses are scaled, too
+            scales = twin.state_dict()["log_scale"].exp()
+            own = tuple(scale * head for scale, head in zip(scales, own, strict=True))
         twin.after_step(_no_evaluation)
         stepper.step(batch, mse)
         shared = w @ torch.stack(J)

@@ -17,6 +17,7 @@ from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Batch, DenseView, Task, WeightingMethod
 from mtlbench.registry import METHODS, SHARPNESS, TASKS
 from mtlbench.testing.families import run_on
+from mtlbench.testing.steps import Supplied
 from mtlbench.training.evaluate import evaluate
 from tests.models import make_stepper, mse, multi_batch, names, same, single_batch, tiny_model
 
@@ -140,7 +141,7 @@ def test_a_missing_task_is_left_as_it_was(method: str) -> None:
     """Its head, also where the optimizer has momentum and decay, and what the method knows."""
     model = tiny_model(K)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
-    stepper = Stepper(model, optimizer, method)
+    stepper = Supplied(model, optimizer, method)
     for seed in range(2):
         stepper.step(single_batch(K, seed=seed), mse)
     heads = [copy.deepcopy(model.heads[names(K)[k]].state_dict()) for k in MISSING]

@@ -38,7 +38,7 @@ def edit(path: Path, old: str, new: str) -> None:
 
 
 def test_what_is_written_is_what_is_expected(folder: Path) -> None:
-    found = check(RECORDS, folder)
+    found = check(build(RECORDS), RECORDS, folder)
     assert (found.complaints, found.checked, found.remarks) == ([], ALL, [])
 
 
@@ -46,13 +46,13 @@ def test_any_byte_is_missed_and_an_untrue_claim_named(folder: Path) -> None:
     edit(folder / "digits.svg", 'd="M', 'd="L')
     edit(folder / "index.html", "TILT", "TlLT")
     (folder / "README.md").unlink()
-    said = check(RECORDS, folder).complaints
+    said = check(build(RECORDS), RECORDS, folder).complaints
     assert [line.partition(":")[0] for line in said] == ["digits.svg", "index.html", "README.md"]
 
     for name in ("digits.svg", "index.html"):
         (folder / name).unlink()
     (folder / TEMPLATE).write_text("{{ claim(false, 'TILT wins') }}")
-    (complaint,) = check(RECORDS, folder).complaints
+    (complaint,) = check(build(RECORDS), RECORDS, folder).complaints
     assert complaint.endswith("write anew:\n  TILT wins")
 
 
@@ -60,7 +60,7 @@ def test_pictures_of_another_matplotlib_are_compared_by_what_they_show(folder: P
     for name in ("digits.svg", "index.html"):
         edit(folder / name, made_by(), "matplotlib 2.0.0")
         edit(folder / name, 'd="M', 'd="L')
-    found = check(RECORDS, folder)
+    found = check(build(RECORDS), RECORDS, folder)
     assert found.complaints == []
     assert found.remarks[1] == (
         f"index.html is of matplotlib 2.0.0, this is {made_by()}: its pictures are compared by the "
@@ -68,13 +68,13 @@ def test_pictures_of_another_matplotlib_are_compared_by_what_they_show(folder: P
     )
     edit(folder / "digits.svg", ", of ", ", of 0")
     (folder / "index.html").unlink()
-    assert len(check(RECORDS, folder).complaints) == 1
+    assert len(check(build(RECORDS), RECORDS, folder).complaints) == 1
 
 
 def test_tables_alone_are_checked_alone(folder: Path) -> None:
     for name in ("digits.svg", "index.html", TEMPLATE):
         (folder / name).unlink()
-    assert check(RECORDS, folder).checked == ALL[:1]
+    assert check(build(RECORDS), RECORDS, folder).checked == ALL[:1]
 
 
 def test_the_style_sheet_has_the_pictures_colours() -> None:

@@ -49,6 +49,15 @@ def test_the_reference_comes_by_itself_unless_it_is_there_or_not_wanted(tmp_path
     assert words(SweepSpec.parse(spec | {"reference": False}, "here")) == [("ls", "none", 0)]
 
 
+def test_the_baseline_alone_is_trained_for_longer_at_equal_time() -> None:
+    content = {"tasks": [TOY], "methods": ["stl", "ls", "mgda"], "sharpness": ["none", "sam"]}
+    plain = SweepSpec.parse(content, "here").requests()
+    (epochs,) = {run.identity.epochs for run in checked(plain)}
+    spec = SweepSpec.parse(content | {"equal_time": [2, 4], "seeds": [0, 1]}, "here")
+    found = [(r.method, r.sharpness, r.seed, r.epochs) for r in spec.requests() if r.epochs]
+    assert found == [("ls", "none", seed, n * epochs) for seed in (0, 1) for n in (2, 4)]
+
+
 def test_grids_with_wrappers_of_their_own() -> None:
     grids = [{"methods": ["mgda"], "sharpness": ["sam", "fmtl"]}]
     spec = SweepSpec.parse({"tasks": [TOY], "methods": ["stl", "ls"], "grids": grids}, "here")

@@ -15,7 +15,7 @@ import pytest
 
 from mtlbench import Batch, Task
 from mtlbench.cli import main
-from mtlbench.registry import TASKS
+from mtlbench.registry import METHODS, TASKS
 from mtlbench.runs.execute import execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run
@@ -27,6 +27,13 @@ README = Path(__file__).parent.parent / "README.md"
 
 def blocks() -> list[str]:
     return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_it_counts_the_weighting_methods() -> None:
+    found = re.search(r"weighting method\*\*\s\(([^)]*) and (\d+) more\)", README.read_text())
+    assert found
+    roles = [METHODS.get(name).info.role for name in METHODS.names()]
+    assert len(found[1].split(", ")) + int(found[2]) == len(roles) - roles.count("reference")
 
 
 def test_the_readme_shows_the_library_in_use() -> None:

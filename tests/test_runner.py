@@ -21,7 +21,7 @@ from mtlbench.errors import DataError, UsageError
 from mtlbench.hardware import torch_threads
 from mtlbench.registry import SHARPNESS, Spec
 from mtlbench.runs.events import Event
-from mtlbench.runs.execute import Watching, execute
+from mtlbench.runs.execute import Load, Watching, execute
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
@@ -107,7 +107,7 @@ def test_a_run_has_threads_of_its_own(shared: Path, tmp_path: Path) -> None:
             run_of("ls"),
             store,
             each_epoch(lambda: inside.append(torch.get_num_threads())),
-            threads=3,
+            Load(threads=3),
         )
     assert numbers(record) == numbers(unbroken("famo", "none", shared))
     assert (record.provenance.threads, other.provenance.threads) == (1, 3)

@@ -276,10 +276,24 @@ def test_losses_are_means_over_samples() -> None:
     assert losses(3) == pytest.approx(losses(8), rel=1e-6)
 
 
+def test_the_network_is_told_of_every_epoch(task: ToyTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int]] = []
+    with seeded(0):
+        made = trainer(task)
+        monkeypatch.setattr(made.model, "begin_epoch", lambda *epoch: told.append(epoch))
+        made.fit()
+    assert told == [(epoch, EPOCHS) for epoch in range(EPOCHS)]
+
+
 # ------------------------------------------------------------------------------------ state
 @pytest.mark.parametrize(
     ("method", "sharpness", "averaged"),
-    [("famo", "fmtl", 0), ("graddrop", "samo", 0), ("ls", "none", EPOCHS)],
+    [
+        ("famo", "fmtl", 0),
+        ("graddrop", "samo", 0),
+        ("ls", "none", EPOCHS),
+        ("moml:held_out=0.3", "sam", 0),
+    ],
 )
 def test_a_loaded_state_goes_on_as_if_never_saved(
     method: str, sharpness: str, averaged: int, tmp_path: Path

@@ -25,6 +25,7 @@ from mtlbench.interfaces import (
     StepProblem,
     Update,
 )
+from mtlbench.methods.sharpness._agreement import blended, share
 from mtlbench.methods.sharpness._ball import Ball, mean_gradient
 
 SIGNS = (-1, 0, 1)
@@ -53,6 +54,13 @@ class SAMO(SharpnessWrapper):
     three, where a difference is zero): ``points="by-sign"`` takes the gradients of all tasks with
     one sign together, which is the same update by fewer passes.
 
+    Ours, an experiment (the paper names its fixed :math:`\alpha` as a limitation):
+    ``alpha_rule="agreement"`` gives each task an :math:`\alpha_k` of its own. The probes tell the
+    products :math:`z_k^\top g_k`, and :math:`z_k^\top g_0` is known; averaged over the steps they
+    estimate the cosine between :math:`g_k` and the mean gradient of the other tasks, at the cost of
+    a product with z. Where it is 1 the global part says all that the local one could, and
+    :math:`\alpha_k = 1`; at 0 it is :math:`\alpha`, at -1 it is 0, and linear between.
+
     Departs from the authors' code: the probe sees the network in training mode
     (``probe="eval"`` as released), and a zero difference or a zero-norm layer cannot yield NaN.
 
@@ -65,6 +73,8 @@ class SAMO(SharpnessWrapper):
     Args:
         rho: length of the perturbations.
         alpha: share of the global part; 1 - alpha is the released code's beta.
+        alpha_rule: whether alpha is "fixed", or what is taken for gradients that are orthogonal to
+            the others', "agreement".
         mu: length unit of the probe.
         noise: whether every task draws its own z or all share one.
         difference: "central", or "forward" from the loss at the parameters.
@@ -83,12 +93,14 @@ class SAMO(SharpnessWrapper):
 
     info = SharpnessInfo(name="samo", title="SAMO", year=2025, arxiv="2507.07883")
     common_point = False
+    moments: Tensor
 
     def __init__(
         self,
         *,
         rho: PositiveFloat = 0.05,
         alpha: Annotated[float, Ge(0), Le(1)] = 0.5,
+        alpha_rule: Annotated[Literal["fixed", "agreement"], Later()] = "fixed",
         mu: PositiveFloat = 0.01,
         noise: Literal["per-task", "shared"] = "per-task",
         difference: Literal["central", "forward"] = "central",
@@ -110,6 +122,12 @@ class SAMO(SharpnessWrapper):
                 "points=by-sign needs noise=shared, n_samples=1 and normalize=layer or global: "
                 "otherwise no two tasks have one point"
             )
+        self.agrees = alpha_rule == "agreement"
+        if self.agrees and points == "by-sign":
+            raise ValueError("alpha_rule=agreement gives each task a point; use points=per-task")
+        # Of every task of the model, (K, 4) from the first step on.
+        self.register_buffer("moments", torch.zeros(0), persistent=self.agrees)
+        self._proposed = self.moments
 
     def passes(self, n_tasks: int, method: Passes) -> Passes:
         probed = n_tasks if self.noise == "per-task" else 1
@@ -125,9 +143,18 @@ class SAMO(SharpnessWrapper):
         mean = mean_gradient(here)
         sizes = self._sizes(flat, mean.shared)
         probe = self._probe(problem, here.losses)
+        if self.agrees:
+            fresh = flat.data.new_zeros(len(problem.model.heads), 4, dtype=torch.float64)
+            self._proposed = self.moments.clone() if self.moments.numel() else fresh
 
         def move(*tasks: int) -> Sequence[Move]:
-            v = self._local(flat, *probe(tasks[0]), sizes).add_(mean.shared, alpha=self.alpha)
+            z, slopes = probe(tasks[0])
+            if self.agrees and problem.n_tasks > 1:
+                alpha = self._agreement(problem, tasks[0], slopes, z @ mean.shared)
+                v = self._local(flat, z, slopes, sizes, 1 - alpha).add_(alpha * mean.shared)
+            else:
+                v = self._local(flat, z, slopes, sizes, 1 - self.alpha)
+                v.add_(mean.shared, alpha=self.alpha)
             heads = [(flat.heads[k], mean.heads[k]) for k in tasks if self.heads]
             return self.ball.moves(flat, (flat.shared, v), *heads, apart=True)
 
@@ -138,6 +165,17 @@ class SAMO(SharpnessWrapper):
         return aggregate[0](
             problem.view_at_points(here.losses, points, lambda point: move(*points[point]))
         )
+
+    def after_step(self) -> None:
+        self.moments = self._proposed
+
+    def _agreement(self, problem: StepProblem, k: int, own: Tensor, mean: Tensor) -> Tensor:
+        """The share of the global part for task k, whose slope is ``own`` and whose mean's
+        ``mean``."""
+        row = list(problem.model.heads).index(problem.objectives[k])
+        after = blended(self._proposed[row], own, mean, problem.n_tasks)
+        self._proposed[row] = after
+        return share(after, self.alpha).to(own)
 
     def _probe(self, problem: StepProblem, losses: Tensor) -> Probe:
         """Draws the noise and evaluates along it: once for all tasks, or for each that is asked."""
@@ -190,21 +228,24 @@ class SAMO(SharpnessWrapper):
         whole: Tensor = direction.norm()
         return whole
 
-    def _local(self, flat: Parameters, z: Tensor, slopes: Tensor, sizes: Tensor) -> Tensor:
-        """``1 - alpha`` times the local part; written over noise that no other task needs.
+    def _local(
+        self, flat: Parameters, z: Tensor, slopes: Tensor, sizes: Tensor, part: Tensor | float
+    ) -> Tensor:
+        """``part`` times the local part; written over noise that no other task needs.
 
         Args:
             flat: at the parameters.
             z: noise (n, P).
             slopes: derivatives of the task's loss along each sample, (n,).
             sizes: of :math:`g_0`, as :meth:`_sizes` has them.
+            part: 1 - alpha.
         """
         if self.n_samples == 1:
             local = z[0] if self.noise == "per-task" else z[0].clone()
             factor = slopes[0] if self.normalize == "none" else slopes[0].sign()
         else:
             local, factor = slopes @ z / self.n_samples, torch.ones_like(slopes[0])
-        factor = factor * (1 - self.alpha)
+        factor = factor * part
         if self.normalize == "none":
             return local.mul_(factor)
         factor = factor * _ratio(sizes, self._sizes(flat, local))

@@ -18,6 +18,7 @@ from mtlbench.bench.workloads import CNN, Workload, benchmark, cnn, find_task
 from mtlbench.bench.yardsticks import yardsticks
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import UsageError
+from mtlbench.interfaces import MethodInfo
 from mtlbench.interfaces.gradients import inner_products
 from mtlbench.registry import METHODS, SHARPNESS, baseline
 
@@ -95,7 +96,7 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
     """The cases of a plan, in the order of the table."""
     builders = {size.name: partial(cnn, size, plan.seed, device) for size in plan.networks}
     builders |= {name: partial(benchmark, name, plan.seed, device) for name in plan.tasks}
-    methods = METHODS.names() if plan.plain.methods is None else plan.plain.methods
+    methods = [*_infos()] if plan.plain.methods is None else plan.plain.methods
     for name, build in builders.items():
         for method in methods:
             prepare = partial(_against_hand_written, build, method)
@@ -129,8 +130,14 @@ def cases(plan: EnginePlan, device: torch.device) -> Iterator[Case]:
 
 
 def _loss_based() -> list[str]:
+    infos = _infos().items()
+    return [n for n, info in infos if info.backwards == "one" and info.role == "method"]
+
+
+def _infos() -> dict[str, MethodInfo]:
+    """Of the methods that have a hand-written step."""
     infos = {name: METHODS.get(name).info for name in METHODS.names()}
-    return [n for n, info in infos.items() if info.backwards == "one" and info.role == "method"]
+    return {name: info for name, info in infos.items() if not info.further}
 
 
 def _against_hand_written(build: Callable[[], Workload], method: str) -> Contest:

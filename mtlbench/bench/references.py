@@ -41,6 +41,8 @@ class HandWritten:
         self.shared, self.heads = self.model.parameter_roles(self.objectives)
         self.method = METHODS.build(method, len(self.objectives)).to(work.device)
         info = self.method.info
+        if info.further:
+            raise UsageError(f"{info.name} looks at further batches: no step of it is hand-written")
         self.per_task = info.backwards == "per-task" or info.head_policy == "unit"
         self.generator = torch.Generator(work.device).manual_seed(0)
         K, P = len(self.objectives), sum(p.numel() for p in self.shared)

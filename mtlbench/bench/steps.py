@@ -173,7 +173,7 @@ def measured(case: StepCase, *, rounds: int, seconds: float, device: torch.devic
 
     def steps() -> None:
         for _ in range(n):
-            stepper.step(work.batch, work.loss)
+            stepper.step(work.batch, work.loss, [work.batch] * stepper.n_further)
 
     sides: list[Side] = [
         [steps],
@@ -229,4 +229,4 @@ def _first_steps(case: StepCase, n: int) -> None:
     work = case.build()
     stepper = work.stepper(case.method, case.sharpness)
     for _ in range(n):
-        stepper.step(work.batch, work.loss)
+        stepper.step(work.batch, work.loss, [work.batch] * stepper.n_further)

@@ -12,42 +12,27 @@ of that group: the baseline at the time that another row takes.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from mtlbench.boards.handed_in import NOTHING, HandedIn, least
 from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
+from mtlbench.boards.places import GROUP, ROW, group_of, place_of
 from mtlbench.boards.seeds import Seeds, common_seeds, listed
 from mtlbench.errors import UsageError
-from mtlbench.runs.identity import Code, RunIdentity
 from mtlbench.runs.record import Metric, RunRecord
 
-GROUP = [
-    "task",
-    "task_options",
-    "protocol",
-    "protocol_version",
-    "epochs",
-    "data_source",
-    "stand_in",
-    "architecture",
-    "device_class",
-]
-"""What two rows have to share to be compared."""
-ROW = ["method", "method_options", "sharpness", "sharpness_options"]
-"""What tells the rows of a group apart."""
-LEARNING_RATE = "learning_rate"
-"""How a row says that its learning rate is not the protocol's."""
 _TITLES = ["method_title", "sharpness_title"]
 _ROLES = ["reference", "baseline", "method"]
 _DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last", "delta_m_beside"]
 _COSTS = ["step_ms", "step_ratio", "peak_memory_mb", "forwards", "backwards", "head_backwards"]
-_MACHINE = ["device", "threads"]
-_ORIGIN = ["train_seconds", *_MACHINE, "commit", "dirty", "started", "command"]
+MACHINE = ["device", "threads", "jobs"]
+"""What step times have to share to be compared, but for the seed."""
+_ORIGIN = ["train_seconds", *MACHINE, "commit", "dirty", "started", "command"]
 
 
 @dataclass(frozen=True)
@@ -77,50 +62,54 @@ class Board:
         return self.seeds[(self.seeds[GROUP] == rows.iloc[0][GROUP]).all(axis=1)]
 
 
-def cell(record: RunRecord) -> tuple[Any, ...]:
-    """What no two records of a board may share: the row, and the seed."""
-    identity = record.identity
-    return (*_group(record).values(), *_row_of(identity).values(), identity.seed)
-
-
-def build(records: Iterable[RunRecord]) -> dict[str, Board]:
+def build(records: Iterable[RunRecord], handed_in: HandedIn = NOTHING) -> dict[str, Board]:
     """Boards by task.
+
+    Args:
+        records: of a folder.
+        handed_in: what submissions add to them.
 
     Raises:
         UsageError: a run occurs twice, or records disagree on what a metric is.
     """
     by_task: dict[str, list[RunRecord]] = {}
-    for record in records:
+    for record in [*records, *handed_in.records]:
         by_task.setdefault(record.identity.task, []).append(record)
-    return {task: _board(task, by_task[task]) for task in sorted(by_task)}
+    return {task: _board(task, by_task[task], handed_in) for task in sorted(by_task)}
 
 
-def _board(task: str, records: Sequence[RunRecord]) -> Board:
+def _board(task: str, records: Sequence[RunRecord], handed_in: HandedIn) -> Board:
     groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for record in records:
-        groups.setdefault(tuple(_group(record).values()), []).append(record)
+        groups.setdefault(_key(record), []).append(record)
     groups = _with_longer(groups)
     metrics = _metrics(records)
     rows, seeds = [], []
     for key in sorted(groups):
         metrics_here = _metrics(groups[key])
-        runs = _runs(groups[key], metrics_here, key[_EPOCHS])
+        runs = _runs(groups[key], metrics_here, key[_EPOCHS], handed_in)
         compared = _compared_on(runs)
-        seeds.append(_compare(runs, metrics_here, compared))
+        others = {_machine_of(r): r.step_ms for r in handed_in.bases if _key(r) == key}
+        seeds.append(_compare(runs, metrics_here, compared, others))
         rows.append(_reduce(seeds[-1], metrics_here, compared))
 
     means = [column for name in metrics for column in (name, f"{name}_std")]
     means += ["delta_m", "delta_m_std", "delta_m_per_task", "delta_m_last", "mean_rank"]
-    said = ["role", "plain", "status", "n_seeds", "seeds"]
+    said = ["role", "plain", "origin", "status", "n_seeds", "seeds"]
     columns = [*GROUP, *ROW, *_TITLES, *said, *means, *_COSTS, "device"]
 
     values = _values(metrics)
-    said = ["role", "plain", "seed", "status", "reason", "selected_epoch", "beside", "last_n"]
+    said = ["role", "plain", "origin", "seed", "status", "reason"]
+    said += ["selected_epoch", "beside", "last_n"]
     seed_columns = [*GROUP, *ROW, *_TITLES, *said, *values, *_DELTAS, *_COSTS, *_ORIGIN]
     return Board(task, metrics, _stack(rows, columns), _stack(seeds, seed_columns))
 
 
 _EPOCHS = GROUP.index("epochs")
+
+
+def _key(record: RunRecord) -> tuple[Any, ...]:
+    return tuple(group_of(record).values())
 
 
 def _with_longer(
@@ -163,48 +152,6 @@ def _metrics(records: Iterable[RunRecord]) -> dict[str, Metric]:
     return metrics
 
 
-def _group(record: RunRecord) -> dict[str, Any]:
-    identity = record.identity
-    group = {
-        name: _text(value) if isinstance(value := getattr(identity, name), dict) else value
-        for name in GROUP
-    }
-    group["data_source"] = identity.data_label
-    if identity.weights is not None:
-        group["architecture"] += f" from {identity.weights.file} {identity.weights.sha256[:12]}"
-    return group
-
-
-def _row_of(identity: RunIdentity) -> dict[str, str]:
-    """The row that a run belongs to: what :data:`ROW` names. A learning rate that is not the
-    protocol's is an option of the method."""
-    lr = {} if identity.lr is None else {LEARNING_RATE: identity.lr}
-    return {
-        "method": identity.method,
-        "method_options": _text({**identity.method_options, **lr}, identity.method_code),
-        "sharpness": identity.sharpness,
-        "sharpness_options": _text(identity.sharpness_options, identity.sharpness_code),
-    }
-
-
-def _text(options: Mapping[str, Any], code: Code | None = None) -> str:
-    """Options as on the command line, ``c=0.4,solver=nnls``, and where the class is from if that is
-    not here."""
-    origin = {} if code is None else {"code": str(code)}
-    return ",".join(option_texts({**options, **origin}))
-
-
-def option_texts(options: Mapping[str, Any]) -> list[str]:
-    """Each option as a row writes it."""
-    values = {k: v if isinstance(v, str) else json.dumps(v) for k, v in sorted(options.items())}
-    return [f"{name}={value}" for name, value in values.items()]
-
-
-def _place_of(record: RunRecord) -> dict[str, Any]:
-    """The group and the row that a record belongs to."""
-    return _group(record) | _row_of(record.identity)
-
-
 def histories(records: Iterable[RunRecord]) -> pd.DataFrame:
     """Learning curves of the runs that trained one network and reached their end.
 
@@ -213,7 +160,7 @@ def histories(records: Iterable[RunRecord]) -> pd.DataFrame:
         are selected by, on validation.
     """
     found = [
-        _place_of(record) | {"seed": record.identity.seed, "epoch": n, "score": e.selection_score}
+        place_of(record) | {"seed": record.identity.seed, "epoch": n, "score": e.selection_score}
         for record in records
         if record.status == "ok" and len(record.phases) == 1
         for n, e in enumerate(record.phases[0].epochs)
@@ -221,26 +168,29 @@ def histories(records: Iterable[RunRecord]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*GROUP, *ROW, "seed", "epoch", "score"])
 
 
-def _run(record: RunRecord, epochs: int) -> dict[str, Any]:
+def _run(record: RunRecord, epochs: int, handed_in: HandedIn) -> dict[str, Any]:
     """A run as a row of the seed-level table, without comparisons.
 
     Args:
         record: of the run.
         epochs: of its group; a longer run has its own as an option, and is not what others are
             measured against.
+        handed_in: which runs are not the folder's own.
     """
     identity, provenance = record.identity, record.provenance
     method_title, sharpness_title = record.titles
-    run = _place_of(record) | {
+    run = place_of(record) | {
         "method_title": method_title,
         "sharpness_title": sharpness_title,
         "role": record.role,
         "plain": record.plain,
+        "origin": handed_in.origin(record),
         "seed": identity.seed,
         "status": record.status,
         "reason": " ".join(record.reason.split()),
         "device": provenance.device,
         "threads": provenance.threads,
+        "jobs": provenance.jobs,
         "commit": provenance.commit,
         "dirty": provenance.dirty,
         "started": provenance.started,
@@ -281,10 +231,15 @@ def _place(run: dict[str, Any]) -> tuple[Any, ...]:
     return (_ROLES.index(run["role"]), *method, *wrapper, run["seed"])
 
 
-def _runs(records: Sequence[RunRecord], metrics: Mapping[str, Metric], epochs: int) -> pd.DataFrame:
+def _runs(
+    records: Sequence[RunRecord],
+    metrics: Mapping[str, Metric],
+    epochs: int,
+    handed_in: HandedIn,
+) -> pd.DataFrame:
     """The runs of a group in order."""
-    in_order: list[dict[str, Any]] = sorted((_run(r, epochs) for r in records), key=_place)
-    runs = pd.DataFrame(in_order)
+    in_order = sorted((_run(r, epochs, handed_in) for r in records), key=_place)
+    runs = pd.DataFrame(in_order).astype({"jobs": "Int64"})
     numbers = [*_values(metrics), *_COSTS, "train_seconds"]
     runs = runs.reindex(columns=list(dict.fromkeys([*runs.columns, *numbers])))
     runs[numbers] = runs[numbers].astype(float)
@@ -305,7 +260,12 @@ def _compared_on(runs: pd.DataFrame) -> Seeds:
     return common_seeds(rows, references[0] if references else None)
 
 
-def _compare(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:
+def _compare(
+    runs: pd.DataFrame,
+    metrics: Mapping[str, Metric],
+    compared: Seeds,
+    others: Mapping[Hashable, float | None],
+) -> pd.DataFrame:
     """The runs of a group, with their delta-m and run time ratios. Those with a seed that is left
     out have no delta-m."""
     runs = runs.copy()
@@ -325,7 +285,7 @@ def _compare(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds)
             ]
     found = pd.DataFrame.from_dict(deltas, orient="index", columns=_DELTAS, dtype=float)
     runs[_DELTAS] = found.reindex(runs.index)
-    runs["step_ratio"] = _step_ratios(runs)
+    runs["step_ratio"] = _step_ratios(runs, others)
     return runs
 
 
@@ -363,13 +323,29 @@ def _clean(number: float) -> float:
     return round(number, 9) + 0.0
 
 
-def _step_ratios(runs: pd.DataFrame) -> list[float]:
-    """Step times over that of the baseline's run with the same seed on the same machine; a run of n
-    times the epochs counts n steps as one."""
-    keys = ["seed", *_MACHINE]
-    times = _sole(runs, "baseline").set_index(keys)["step_ms"].to_dict()
-    found = [times.get(key, math.nan) for key in runs[keys].itertuples(index=False, name=None)]
-    return list(runs["step_ms"] * runs["times"] / pd.Series(found, index=runs.index))
+def _step_ratios(runs: pd.DataFrame, others: Mapping[Hashable, float | None]) -> list[float]:
+    """Step times over that of the baseline's run with the same seed on the same machine, of as many
+    runs at a time; a run of n times the epochs counts n steps as one.
+
+    Args:
+        runs: of a group.
+        others: step times of further runs of the baseline, by seed and machine.
+    """
+    own = _sole(runs, "baseline")
+    times = {**others, **dict(zip(_machines(own), own["step_ms"], strict=True))}
+    found = [times.get(key) for key in _machines(runs)]
+    return list(runs["step_ms"] * runs["times"] / pd.Series(found, index=runs.index, dtype=float))
+
+
+def _machines(runs: pd.DataFrame) -> list[Hashable]:
+    """Seed and machine of each run. Where no record says how many there were at a time, 0 does."""
+    keys = runs[["seed", *MACHINE]].fillna({"jobs": 0})
+    return list(keys.itertuples(index=False, name=None))
+
+
+def _machine_of(record: RunRecord) -> Hashable:
+    origin = record.provenance
+    return (record.identity.seed, origin.device, origin.threads, origin.jobs or 0)
 
 
 def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:
@@ -396,6 +372,7 @@ def _row(runs: pd.DataFrame, compared: Seeds, metrics: Sequence[str]) -> dict[st
         "status": _status(by_seed, metrics),
         "n_seeds": len(done),
         "seeds": listed(done),
+        "origin": least(runs["origin"]),
         "device": "; ".join(sorted(set(runs["device"]))),
     }
     shared = runs.iloc[0][[*GROUP, *ROW, *_TITLES, "role", "plain"]]

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtlbench.boards.build import Board
-from mtlbench.boards.comparisons import Table, pairs, tables
+from mtlbench.boards.comparisons import Table, pairs, tables, time_ratio
 from mtlbench.boards.notes import row_name
 from mtlbench.boards.statistics import (
     ENOUGH_TO_RESAMPLE,
@@ -242,7 +242,8 @@ def _against(table: Table, name: str) -> str:
 
 def _cost(table: Table, first: str, second: str, seeds: Sequence[int]) -> Iterator[str]:
     mine, other = (table.of(name).loc[list(seeds)] for name in (first, second))
-    ratio = (mine["step_ratio"] / other["step_ratio"]).median()
+    columns = ("step_ratio", "machine")
+    ratio = time_ratio(*([mine[each].to_numpy(), other[each].to_numpy()] for each in columns))
     if not math.isnan(ratio):
         yield f"A step of {first} takes {ratio:.2f} times as long as one of {second}."
     mixed = int((mine["device"] != other["device"]).sum())

@@ -19,9 +19,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from mtlbench.boards.build import GROUP, ROW, Board
+from mtlbench.boards.build import MACHINE, Board
 from mtlbench.boards.metrics import changes
 from mtlbench.boards.notes import row_name
+from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import (
     MARGIN,
     VERDICTS,
@@ -36,6 +37,7 @@ from mtlbench.boards.statistics import (
     worst_objective,
 )
 from mtlbench.boards.terminal import heading
+from mtlbench.registry import reference
 from mtlbench.runs.record import Metric
 from mtlbench.training.history import Selection
 
@@ -58,7 +60,7 @@ class Table:
     Args:
         heading: what the group shares.
         rows: of the board, with a column "name".
-        runs: one a seed, with a column "name".
+        runs: one a seed, with a column "name", and "machine" for what step times have to share.
         metrics: of the group.
     """
 
@@ -165,7 +167,10 @@ def tables(board: Board) -> Iterator[Table]:
         by_row = dict(zip(rows[ROW].itertuples(index=False, name=None), names, strict=True))
         runs = board.seeds.merge(rows[GROUP].drop_duplicates(), on=GROUP)
         runs = runs[runs["status"] == "ok"]
-        runs = runs.assign(name=[by_row[key] for key in runs[ROW].itertuples(index=False)])
+        runs = runs.assign(
+            name=[by_row[key] for key in runs[ROW].itertuples(index=False)],
+            machine=list(map(str, runs[MACHINE].itertuples(index=False, name=None))),
+        )
         metrics = {name: m for name, m in board.metrics.items() if rows[name].notna().any()}
         yield Table(heading(rows), rows.assign(name=names), runs, metrics)
 
@@ -190,7 +195,7 @@ def pairs(board: Board) -> pd.DataFrame:
 
 def _pairs(table: Table) -> pd.DataFrame:
     rows = [row for _, row in table.compared.iterrows()]
-    wide = {column: table.wide(column) for column in ("delta_m", "device", "step_ratio")}
+    wide = {name: table.wide(name) for name in ("delta_m", "device", "machine", "step_ratio")}
     both = [(later, earlier) for earlier, later in combinations(rows, 2)]
     found = pd.DataFrame([_pair(wide, *pair) for pair in both], columns=PAIR_COLUMNS)
     found["group"] = table.heading
@@ -213,16 +218,15 @@ def _pair(
 ) -> dict[str, Any]:
     """The numbers of one pair, on the seeds on which both have a delta-m."""
     names = first["name"], second["name"]
-    delta, device, time = (
+    delta, device, machine, time = (
         [wide[column][name].to_numpy() for name in names]
-        for column in ("delta_m", "device", "step_ratio")
+        for column in ("delta_m", "device", "machine", "step_ratio")
     )
     differences = (delta[0] - delta[1]).astype(float)
     common = ~np.isnan(differences)
     found = Estimate.of(differences)
     low, high = found.interval()
     low_90, high_90 = found.interval(0.9)
-    ratios = pd.Series((time[0] / time[1])[common], dtype=float)
     return {
         "first": names[0],
         "second": names[1],
@@ -240,8 +244,22 @@ def _pair(
         "p_improvement": p_improvement(differences),
         "resolution": found.resolution,
         "seeds_for_a_point": seeds_to_resolve(found.sd, MARGIN),
-        "time_ratio": ratios.median(),
+        "time_ratio": time_ratio([t[common] for t in time], [m[common] for m in machine]),
     }
+
+
+def time_ratio(times: Sequence[Any], machines: Sequence[Any]) -> float:
+    """How long a step of one row takes, over a step of another: the median over their seeds.
+
+    Of the seeds that one machine ran both with; and of all of them where the other is the baseline,
+    as a time over the baseline's is of one machine by itself.
+
+    Args:
+        times: of both rows, over the baseline's, by seed.
+        machines: of both rows, by seed.
+    """
+    comparable = (machines[0] == machines[1]) | (times[1] == 1)
+    return float(pd.Series((times[0] / times[1])[comparable], dtype=float).median())
 
 
 def _question(first: pd.Series[Any], second: pd.Series[Any]) -> str:
@@ -347,17 +365,37 @@ def count(found: pd.Series[str]) -> str:
 
 def summary(board: Board, everything: pd.DataFrame) -> list[str]:
     """What a table of the board can tell, in a few sentences a group."""
+    others = _apart(board)
     return [
-        _summary(table, everything[everything["group"] == table.heading]) for table in tables(board)
+        _summary(table, everything[everything["group"] == table.heading]) + others
+        for table in tables(board)
     ]
+
+
+def _apart(board: Board) -> str:
+    """What keeps the rows of a board from being one table."""
+    groups = board.rows[GROUP].drop_duplicates()
+    differing = {name: list(map(str, groups[name].unique())) for name in GROUP}
+    said = [f"{name} ({', '.join(v)})" for name, v in differing.items() if len(v) > 1]
+    if not said:
+        return ""
+    return (
+        f" Rows of {board.task} are in {len(groups)} tables, as they differ in {', '.join(said)}: "
+        "none is compared with one of another table. Run rows again where they should not differ."
+    )
 
 
 def _summary(table: Table, mine: pd.DataFrame) -> str:
     usable = mine[mine["sd"].notna()]
     if not table.has_reference:
-        return "Nothing is compared: there is no Δm% without a complete reference row."
+        return (
+            "Nothing is compared: there is no Δm% without a complete reference row; "
+            f"run --method {reference()} with the seeds of the others."
+        )
     if usable.empty:
-        return "Nothing is compared: that takes two rows with two seeds in common."
+        return (
+            "Nothing is compared: that takes two rows with two seeds in common; run more (--seed)."
+        )
     asked = usable[usable["question"] != ""]
     seeds = _span(usable["n_seeds"].to_list())
     needed = seeds_to_resolve(float(usable["sd"].median()), MARGIN)
@@ -371,12 +409,18 @@ def _summary(table: Table, mine: pd.DataFrame) -> str:
         f"Four times in five, the median pair would show a difference of {seen:.2g} points of Δm%; "
         f"to show one of {MARGIN:g} takes it {needed:,} seeds.",
     ]
-    if len(machines) > 1:
-        mixed = int(usable["two_machines"].sum())
-        sentences.append(
-            f"Machines: {'; '.join(machines)}; {mixed} pairs of runs with one seed are from two."
-        )
-    return " ".join(sentences)
+    return " ".join([*sentences, _machines(machines, usable["two_machines"])])
+
+
+def _machines(names: Sequence[str], mixed: pd.Series[int]) -> str:
+    """Which ones a table is from, and how much of it compares two of them."""
+    if len(names) == 1:
+        return f"All on machines of one kind: {names[0]}."
+    return (
+        f"Machines: {'; '.join(names)}. {(mixed > 0).sum()} of {len(mixed)} pairs compare runs of "
+        f"one seed that are from two of them, {mixed.sum()} pairs of runs in all: what machines "
+        "round otherwise is a part of these differences."
+    )
 
 
 def _span(numbers: Sequence[int]) -> str:

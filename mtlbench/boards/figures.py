@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from mtlbench.boards.build import GROUP, ROW
 from mtlbench.boards.comparisons import Table
+from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import VERDICTS
 from mtlbench.boards.svg import digest, svg
 from mtlbench.boards.symbols import TIMES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mtlbench.boards.build import cell
+from mtlbench.boards.places import cell
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.store import Store
 

@@ -141,6 +141,8 @@ def cells(table: Table) -> tuple[list[str], dict[str, list[str]]]:
     metrics = list(table.metrics.values()) if len(table.metrics) <= _MOST_METRICS else []
     header = ["method", *(f"{m.name} {'↑' if m.higher_is_better else '↓'}" for m in metrics)]
     header += ["Δm% ↓", "mean rank ↓", f"step {TIMES} ↓", "seeds"]
+    mixed = bool((table.rows["origin"] != "own").any())
+    header += ["origin"] if mixed else []
     rows = table.rows.set_index("name")
     columns = {m.name: _form(rows[m.name]) for m in metrics}
     found = {}
@@ -153,6 +155,7 @@ def cells(table: Table) -> tuple[list[str], dict[str, list[str]]]:
             _number(row["mean_rank"], "{:.2f}".format),
             _number(row["step_ratio"], "{:.2f}".format),
             str(row["n_seeds"]),
+            *([row["origin"]] if mixed else []),
         ]
     return header, found
 

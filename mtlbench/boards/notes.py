@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from mtlbench.boards.build import ROW, Board, option_texts
+from mtlbench.boards.build import Board
+from mtlbench.boards.places import ROW, option_texts
 from mtlbench.boards.symbols import DELTA_M, TIMES
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, Registry, defaults
@@ -20,12 +21,37 @@ _REGISTRIES: Mapping[Part, Registry[Any]] = {"method": METHODS, "sharpness": SHA
 def notes(board: Board, rows: pd.DataFrame) -> list[str]:
     """All that holds for a group's table, whatever of it is shown."""
     runs = board.runs(rows)
-    found = [*_amiss(rows, runs), *_seeds(rows, runs), _delta(board, rows)]
-    if rows["step_ratio"].isna().all():
-        found.append(
-            f"No {TIMES} base: that needs the baseline's run of the same seed on the same machine."
+    found = [*_amiss(rows, runs), *_seeds(rows, runs), _delta(board, rows), *_times(rows, runs)]
+    return [*found, *_handed_in(rows, runs), *_options(rows)]
+
+
+def _times(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
+    """Rows whose step times are of no use, and why."""
+    lacking = rows[rows["step_ratio"].isna()]
+    some = lacking[(lacking["status"] == "ok") & (lacking["role"] != "reference")]
+    none = len(lacking) == len(rows)
+    if some.empty and not none:
+        return
+    which = "" if none else _named(some, rows)
+    yield (
+        f"No {TIMES} base{which}: that needs the baseline's run of the same seed on the same "
+        "machine, with as many runs at a time; one command makes both."
+    )
+
+
+def _handed_in(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
+    """Which rows others handed in, and which of their runs were made again here."""
+    found = rows[rows["origin"] != "own"]
+    parts = []
+    for _, row in found.iterrows():
+        own = _runs(runs, row)
+        again = own.loc[own["origin"] == "verified", "seed"]
+        parts.append(f"{_name(row, rows)} ({len(again)} of {len(own)} runs)")
+    if parts:
+        yield (
+            "Handed in by others; verified where all runs were made again here and came out the "
+            f"same, or as near as two draws of a seed are (mtlbench verify): {', '.join(parts)}."
         )
-    return [*found, *_options(rows)]
 
 
 def _amiss(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
@@ -36,7 +62,15 @@ def _amiss(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
         because = f" ({'; '.join(reasons)})" if reasons else ""
         yield f"{_name(row, rows)}: {row['status']}{because}"
     if (rows["status"].str.contains(" missing") & (rows["n_seeds"] > 0)).any():
-        yield "A row that lacks seeds is compared on those that it has, and not ranked."
+        yield (
+            "A row that lacks seeds is compared on those that it has, and not ranked; run them "
+            "to have it ranked."
+        )
+    if rows["status"].str.contains(" without ").any():
+        yield (
+            "A metric that is NaN counts as none: what made it so is to be mended, the record "
+            "deleted, and the run made again."
+        )
 
 
 def _seeds(rows: pd.DataFrame, runs: pd.DataFrame) -> Iterator[str]:
@@ -99,6 +133,10 @@ def _defaults(registry: Registry[Any], name: str) -> list[str]:
         return option_texts(defaults(registry.get(name)))
     except UsageError:
         return []
+
+
+def _named(some: pd.DataFrame, rows: pd.DataFrame) -> str:
+    return f" of {', '.join(_name(row, rows) for _, row in some.iterrows())}"
 
 
 def _name(row: pd.Series[Any], rows: pd.DataFrame) -> str:

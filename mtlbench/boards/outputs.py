@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mtlbench.boards import tables
-from mtlbench.boards.build import Board, build
+from mtlbench.boards.build import Board
 from mtlbench.boards.page import page
 from mtlbench.boards.plot import picture
 from mtlbench.boards.prose import TEMPLATE, prose
@@ -64,14 +64,18 @@ class Check:
     remarks: list[str] = field(default_factory=list)
 
 
-def check(records: Sequence[RunRecord], folder: Path) -> Check:
+def check(boards: Mapping[str, Board], records: Sequence[RunRecord], folder: Path) -> Check:
     """Rebuild all that is there and compare it, byte for byte.
 
     Pictures are compared so where this matplotlib is the one that made them, else by the digest of
     what is drawn, which stands beside each. Tables have to be there; what else is not is not
     missed.
+
+    Args:
+        boards: all of the folder.
+        records: that they are made of.
+        folder: to compare with.
     """
-    boards = build(records)
     found = Check(tables.check(boards, folder), ["every CSV file"])
     pictures = [task for task in boards if (folder / f"{task}.svg").is_file()]
     for task in pictures:

@@ -31,8 +31,9 @@ from typing import Any
 
 import pandas as pd
 
-from mtlbench.boards.build import GROUP, ROW, build, histories
+from mtlbench.boards.build import build, histories
 from mtlbench.boards.comparisons import count, tables
+from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import MARGIN, VERDICTS, seeds_to_resolve
 from mtlbench.errors import UsageError
 from mtlbench.runs.store import Store

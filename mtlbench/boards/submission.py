@@ -1,30 +1,54 @@
-"""Records that somebody hands in: packed with their digests, and held to what a row has to be."""
+"""Records that somebody hands in: packed with their digests, checked, and added to a leaderboard.
+
+A leaderboard is a folder with ``specs/``, ``records/`` and ``submissions/NAME/``, the tables beside
+them.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import math
+import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
 
 import mtlbench
-from mtlbench.boards.build import GROUP, build
+from mtlbench.boards.acceptance import is_base, unacceptable
 from mtlbench.boards.folder import read_folder
-from mtlbench.boards.seeds import listed
+from mtlbench.boards.handed_in import HandedIn, Origin
+from mtlbench.boards.places import cell
+from mtlbench.boards.verification import Outcome, is_same
 from mtlbench.errors import UsageError
 from mtlbench.files import write_atomically
-from mtlbench.registry import TASKS, Spec
-from mtlbench.runs.plan import SweepSpec
 from mtlbench.runs.record import RunRecord
-from mtlbench.runs.store import Store
+from mtlbench.runs.store import TRIALS, Store
 from mtlbench.training.history import Record
 
 MANIFEST = "manifest.yaml"
 """Beside the records; no JSON file, as these are records."""
+SPECS, RECORDS, SUBMISSIONS = "specs", "records", "submissions"
+"""Folders of a leaderboard."""
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+class Verified(Record):
+    """What came out when a record's run was made again here."""
+
+    sha256: str
+    """Of the record."""
+    outcome: Outcome
+    change: float
+    """How much worse the record's metrics are, on average, in percent."""
+    tolerance: float
+    """The change that two draws of a seed may have."""
+    device: str
+    commit: str
+    """Where it was made again, and with what."""
 
 
 class Manifest(Record):
@@ -35,9 +59,9 @@ class Manifest(Record):
     mtlbench: str
     """Version that packed it."""
     records: dict[str, str]
-    """File name to the SHA-256 of what is in it."""
-    verified: dict[str, str] = Field(default={})
-    """Files that were run again, and what came out."""
+    """File, also of a trial, to the SHA-256 of what is in it."""
+    verified: dict[str, Verified] = Field(default={})
+    """Files that were run again here, and came out as they were."""
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -58,128 +82,164 @@ class Manifest(Record):
         write_atomically(folder / MANIFEST, lambda temporary: temporary.write_text(text))
 
 
-def pack(runs: Path, name: str, out: Path) -> Manifest:
-    """Copy the records of a folder, with a manifest.
-
-    Raises:
-        UsageError: ``out`` has something else in it.
-    """
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty")
-    out.mkdir(parents=True, exist_ok=True)
-    found, _ = Store(runs).found()
-    for path in found:
-        shutil.copyfile(path, out / path.name)
-    digests = {path.name: digest(out / path.name) for path in found}
-    manifest = Manifest(name=name, mtlbench=mtlbench.__version__, records=digests)
-    manifest.write(out)
-    return manifest
-
-
 def digest(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-# ------------------------------------------------------------------------------------ what is wrong
-def faults(folder: Path, specs: Path) -> list[str]:
+# ------------------------------------------------------------------------------------ packing
+@dataclass(frozen=True)
+class Draft:
+    """What of a folder of runs would be handed in.
+
+    Args:
+        records: by file; those of the reference and the baseline among them, for step times.
+        trials: by file; those that the records name.
+        left_out: a line for each record of a row that the leaderboard has.
+        complaints: a line for each thing that keeps it from being accepted.
+    """
+
+    records: Mapping[Path, RunRecord]
+    trials: Mapping[Path, RunRecord]
+    left_out: list[str]
+    complaints: list[str]
+
+
+def draft(runs: Path, boards: Path) -> Draft:
+    """Look through a folder of runs.
+
+    Args:
+        runs: the folder.
+        boards: the leaderboard that it is for.
+    """
+    _, faults = read_folder(runs)
+    found, _ = Store(runs).found()
+    kept, left_out = {}, []
+    for path, record in found.items():
+        known = _known(record, boards)
+        if known is None or is_base(record):
+            kept[path] = record
+        else:
+            left_out.append(f"{path.name}: the leaderboard has that run, {_numbers(record, known)}")
+    named = {sha for r in kept.values() if (t := r.provenance.tuning) for sha in t.records}
+    trials = {path: r for path, r in _trials(runs).items() if digest(path) in named}
+    return Draft(kept, trials, left_out, faults + _unacceptable(kept, trials, boards))
+
+
+def pack(found: Draft, name: str, out: Path) -> Manifest:
+    """Copy the records of a draft, with a manifest.
+
+    Raises:
+        UsageError: ``out`` has something in it, or the name is none of a folder.
+    """
+    if _NAME.fullmatch(name) is None:
+        raise UsageError(f"{name!r} is no name of a submission: letters, digits, '-', '_' and '.'")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty")
+    digests = {}
+    for paths, place in ((found.records, ""), (found.trials, f"{TRIALS}/")):
+        for path in paths:
+            copy = out / place / path.name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+            digests[f"{place}{path.name}"] = digest(copy)
+    manifest = Manifest(name=name, mtlbench=mtlbench.__version__, records=digests)
+    manifest.write(out)
+    return manifest
+
+
+# ------------------------------------------------------------------------------------ checking
+def faults(folder: Path, boards: Path) -> list[str]:
     """What keeps a packed folder from being accepted, a line each.
 
     Args:
         folder: made by :func:`pack`.
-        specs: folder of the committed specifications.
+        boards: the leaderboard that it is for.
     """
     manifest = Manifest.read(folder)
-    present = {path.name for path in folder.rglob("*.json")}
+    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*.json")}
     complaints = [f"{name}: is in no manifest" for name in sorted(present - set(manifest.records))]
     for name, expected in manifest.records.items():
         if name not in present:
             complaints.append(f"{name}: is in the manifest, and missing")
         elif digest(folder / name) != expected:
-            complaints.append(f"{name}: was changed after it was packed (SHA-256)")
-    return complaints + unacceptable(folder, specs)
-
-
-def unacceptable(folder: Path, specs: Path) -> list[str]:
-    """What is wrong with a folder's records, a line each, whether they are packed or not."""
-    records, left_out = read_folder(folder)
-    complaints = list(left_out)
+            complaints.append(
+                f"{name}: was changed after it was packed (SHA-256); pack the record as it was made"
+            )
+    for name, verified in manifest.verified.items():
+        if manifest.records.get(name) != verified.sha256 or verified.outcome == "different":
+            complaints.append(f"{name}: is not what was verified; run mtlbench verify again")
+    _, left_out = read_folder(folder)
     found, _ = Store(folder).found()
     for path, record in found.items():
-        complaints += [f"{path.name}: {fault}" for fault in _of_one(path, record)]
-    by_task: dict[str, list[RunRecord]] = {}
-    for record in records:
-        by_task.setdefault(record.identity.task, []).append(record)
-    if not records:
-        complaints.append(f"there are no records in {folder}")
-    for task, mine in by_task.items():
-        complaints += [f"{task}: {fault}" for fault in _of_task(task, mine, specs)]
-    return complaints
+        known = _known(record, boards)
+        if known is not None and not is_base(record):
+            has = f"the leaderboard has that run, {_numbers(record, known)}"
+            complaints.append(f"{path.name}: {has}; a row is there once: leave it out")
+    return complaints + left_out + _unacceptable(found, _trials(folder), boards)
 
 
-def _of_one(path: Path, record: RunRecord) -> Iterator[str]:
-    """What is wrong with a record by itself."""
-    identity, origin = record.identity, record.provenance
-    if path.stem != identity.stem:
-        yield f"its identity is that of {identity.stem}.json: it was renamed or edited"
-    if origin.dirty:
-        yield "was made from changed files: commit them and run again"
-    if not origin.commit and "mtlbench" not in origin.versions:
-        yield "names neither a commit nor a version of mtlbench"
-    if record.status == "failed":
-        yield f"failed: {record.reason}"
-    if record.status != "ok":
-        return
-    for phase in record.phases:
-        if len(phase.epochs) != identity.epochs or not 0 <= phase.selected_epoch < identity.epochs:
-            yield f"has {len(phase.epochs)} of {identity.epochs} epochs, or selects none of them"
-    scores = record.scores()
-    for metric in record.metrics:
-        value = scores.get(metric.name, math.nan)
-        share = metric.unit == "%" and metric.higher_is_better
-        top = 100.0 if share else math.inf
-        if not math.isfinite(value) or not 0 <= value <= top:
-            yield f"{metric.name} is {value:g}, and has to be from 0 to {top:g}"
+def _unacceptable(
+    records: Mapping[Path, RunRecord], trials: Mapping[Path, RunRecord], boards: Path
+) -> list[str]:
+    by_digest = {digest(path): record for path, record in trials.items()}
+    return unacceptable(records, by_digest, boards / SPECS)
 
 
-def _of_task(task: str, records: list[RunRecord], specs: Path) -> Iterator[str]:
-    """What is wrong with the records of a task together."""
-    path = specs / f"{task}.yaml"
-    if not path.is_file():
-        yield f"there is no specification {path} that its rows could be held to"
-        return
-    spec = SweepSpec.read(path)
-    yield from _of_protocol(spec, records)
-    board = build(records)[task]
-    groups = list(board.groups())
-    if len(groups) > 1:
-        differing = [name for name in GROUP if board.rows[name].nunique() > 1]
-        yield f"the records are of {len(groups)} tables: they differ in {', '.join(differing)}"
-    wanted = set(spec.seeds)
-    rows = board.seeds.groupby(["method_title", "method_options", "sharpness_title", "role"])
-    roles = {role for (*_, role), _ in rows}
-    for role in ("reference", "baseline"):
-        if role not in roles:
-            yield f"there is no {role}, which rows are compared with on one machine"
-    for (method, options, sharpness, _), own in rows:
-        missing = wanted - set(own["seed"])
-        if missing:
-            name = " ".join(filter(None, (str(method), str(options), f"with {sharpness}")))
-            yield f"{name} lacks the seeds {listed(missing)}"
+def _trials(folder: Path) -> dict[Path, RunRecord]:
+    return Store(folder).trials.found()[0]
 
 
-def _of_protocol(spec: SweepSpec, records: Iterable[RunRecord]) -> Iterator[str]:
-    """Where records were made under another protocol than the specification's."""
-    info = TASKS.get(Spec.parse(spec.tasks[0]).name).info
-    wanted = spec.protocol or info.protocols[0].name
-    protocol = next(p for p in info.protocols if p.name == wanted)
-    expected: Mapping[str, object] = {
-        "protocol": protocol.name,
-        "protocol_version": protocol.version,
-        "epochs": spec.epochs or protocol.epochs,
-        "architecture": spec.arch or protocol.arch,
-    }
-    for name, value in expected.items():
-        others = {str(v) for r in records if (v := getattr(r.identity, name)) != value}
-        if others:
-            yield f"{name} is {', '.join(sorted(others))}; the specification's is {value}"
+def _known(record: RunRecord, boards: Path) -> RunRecord | None:
+    """The leaderboard's own record of a run."""
+    return Store(boards / RECORDS).read(record.identity)
+
+
+def _numbers(record: RunRecord, known: RunRecord) -> str:
+    return f"with {'the same' if is_same(record, known) else 'other'} numbers"
+
+
+# ------------------------------------------------------------------------------------ adding
+def handed_in(boards: Path, own: Iterable[RunRecord]) -> tuple[HandedIn, list[str]]:
+    """What the submissions of a leaderboard add to its records.
+
+    Args:
+        boards: the leaderboard.
+        own: its records.
+
+    Returns:
+        All that is acceptable, and a line for each thing that is not; a submission is taken whole
+        or left out whole.
+    """
+    seen = {cell(record): RECORDS for record in own}
+    records: list[RunRecord] = []
+    bases: list[RunRecord] = []
+    origins: dict[tuple[Any, ...], Origin] = {}
+    complaints: list[str] = []
+    for manifest in sorted((boards / SUBMISSIONS).glob(f"*/{MANIFEST}")):
+        folder = manifest.parent
+        found = {} if (wrong := _faults(folder, boards)) else Store(folder).found()[0]
+        for path, record in found.items():
+            before = seen.get(cell(record))
+            if before is not None and not is_base(record):
+                wrong.append(f"{path.name}: the same run is in {before}; a row is there once")
+        complaints += [f"{folder}: {each}" for each in wrong]
+        if wrong:
+            continue
+        verified = Manifest.read(folder).verified
+        for path, record in found.items():
+            place = cell(record)
+            if place in seen:
+                bases += [record] if record.role == "baseline" else []
+                continue
+            seen[place] = f"{SUBMISSIONS}/{folder.name}"
+            records.append(record)
+            origins[place] = "verified" if path.name in verified else "submitted"
+    return HandedIn(records, origins, bases), complaints
+
+
+def _faults(folder: Path, boards: Path) -> list[str]:
+    try:
+        return faults(folder, boards)
+    except UsageError as error:
+        return [str(error)]

@@ -33,7 +33,7 @@ def write(boards: Mapping[str, Board], folder: Path) -> list[Path]:
 
 
 def check(boards: Mapping[str, Board], folder: Path) -> list[str]:
-    """Make the CSV files again and compare them with those in ``folder``, byte for byte.
+    """Compare the CSV files of boards with those in ``folder``, byte for byte.
 
     Returns:
         One line for every file that differs, is missing, or has no records; empty if all is well.

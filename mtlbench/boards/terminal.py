@@ -72,6 +72,7 @@ def _columns(rows: pd.DataFrame, shown: Sequence[Metric]) -> list[Column]:
         Column(f"step {DOWN}\n{TIMES} base", numbers("step_ratio", "{:.2f}"), _RANK["step_ratio"]),
         Column("fwd/\nbwd", list(map(_passes, each)), _RANK["passes"]),
         Column("seeds", list(map(_seeds, each))),
+        *([Column("origin", list(rows["origin"]))] if (rows["origin"] != "own").any() else []),
     ]
 
 

@@ -38,11 +38,15 @@ class Verification:
     tolerance: float
 
 
-def request(record: RunRecord) -> Run:
+def request(record: RunRecord, data: Path | None = None) -> Run:
     """The run that a record is of, as this machine would make it.
 
     The record's command is read, and no shell sees it; but methods and tasks of other packages that
     it names are imported.
+
+    Args:
+        record: of the run.
+        data: folder of the real data set, if it lies elsewhere here.
 
     Raises:
         UsageError: the command is none of ``mtlbench run``, or means another run here.
@@ -51,7 +55,7 @@ def request(record: RunRecord) -> Run:
     options = dict(zip(words[::2], words[1::2], strict=False))
     if "--method" not in options:
         raise UsageError(f"{record.provenance.command!r} is no command that makes one run")
-    epochs, data, weights = (options.get(f"--{name}") for name in ("epochs", "data", "weights"))
+    epochs, folder, weights = (options.get(f"--{name}") for name in ("epochs", "data", "weights"))
     run = prepare(
         RunSpec(
             task,
@@ -59,11 +63,12 @@ def request(record: RunRecord) -> Run:
             options.get("--sharpness"),
             record.identity.seed,
             options.get("--protocol"),
-            None if data is None else Path(data),
+            data or (None if folder is None else Path(folder)),
             None if epochs is None else int(epochs),
             options.get("--arch"),
             options.get("--device"),
             None if weights is None else Path(weights),
+            lr=record.identity.lr,
         )
     )
     differing = _differing(record.identity, run.identity)
@@ -101,11 +106,16 @@ def compare(record: RunRecord, again: RunRecord, siblings: Iterable[RunRecord]) 
     others = [other for other in siblings if other.identity != record.identity]
     deviations = Estimate.of([0.0, *(_change(again, other) for other in others)])
     tolerance = MARGIN if deviations.n < ENOUGH else prediction(deviations)
-    if _numbers(record) == _numbers(again):
+    if is_same(record, again):
         return Verification("bit-equal", 0.0, tolerance)
     return Verification(
         "within noise" if abs(change) <= tolerance else "different", change, tolerance
     )
+
+
+def is_same(record: RunRecord, other: RunRecord) -> bool:
+    """Whether every number of training and test is the same."""
+    return _numbers(record) == _numbers(other)
 
 
 def _change(base: RunRecord, record: RunRecord) -> float:

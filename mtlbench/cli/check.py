@@ -19,11 +19,14 @@ def check(
         str, typer.Argument(help="NAME or my_pkg.mod:MyClass, and :option=value,... after it.")
     ],
     data: Annotated[Path | None, typer.Option(help="Folder that a task reads.")] = None,
+    arch: Annotated[
+        str | None, typer.Option(help="A task's network, instead of its first protocol's.")
+    ] = None,
 ) -> None:
     """Hold a method, wrapper or task to its contract and to what it claims."""
     from mtlbench import testing  # half a second to import, and needed only here
 
-    found = testing.check(name, data)
+    found = testing.check(name, data, arch)
     table = Table("check", "held to it", "verdict", "detail", title=escape(name))
     for finding in found:
         verdict = f"[{VERDICT_STYLES[finding.verdict]}]{finding.verdict}"

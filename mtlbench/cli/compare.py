@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mtlbench.cli.leaderboard import read
+from mtlbench.cli.leaderboard import read_boards
 from mtlbench.cli.terminal import console
 from mtlbench.errors import UsageError
 
@@ -21,10 +21,9 @@ def compare(
     ),
 ) -> None:
     """Say in plain words what the records show of two rows, paired by seed."""
-    from mtlbench.boards.build import build
     from mtlbench.boards.compare import compare as paragraphs
 
-    boards = build(read(records)[0])
+    boards, _, _ = read_boards(records)
     if task is not None and task not in boards:
         raise UsageError(f"no records of {task!r} in {records}; there are: {', '.join(boards)}")
     wanted = boards if task is None else {task: boards[task]}

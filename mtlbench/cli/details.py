@@ -67,7 +67,7 @@ def _task(name: str) -> dict[str, str]:
         f"{len(info.objectives)} objectives": ", ".join(info.objectives),
         "metrics": ", ".join(metrics),
         "protocols": "\n".join(protocols),
-        "architectures": ", ".join(info.architectures),
+        "architectures": ", ".join(info.architectures) + " (sizes: mtlbench list architectures)",
         "options": _options(cls),
         "data": info.instead,
         "the real data": info.source,
@@ -79,13 +79,16 @@ def _task(name: str) -> dict[str, str]:
 def _method(name: str) -> dict[str, str]:
     cls: type[WeightingMethod] = METHODS.get(name)
     info = cls.info
-    costs = {n: info.passes(n) for n in SIZES}
+    costs = {n: info.passes(n) + info.looks(n) for n in SIZES}
     return {
         "title": f"{info.title}, {info.year}" if info.year else info.title,
         "what it is": summary(cls),
         "paper": _paper(info.arxiv),
         "options": _options(cls),
         "passes of a step": _costs(costs),
+        "further batches": f"{info.further.count}, {info.further.where_from}"
+        if info.further
+        else "looks at none",
         "K equal tasks": {"sum": "K g", "mean": "g", "own": "neither g nor K g"}[info.scale],
         "claims": ", ".join(info.claims) or "nothing",
         "role": info.role,

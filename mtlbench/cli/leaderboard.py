@@ -46,7 +46,6 @@ def leaderboard(
     """Turn a folder of records into a table and its CSV files: <task>.csv, <task>_seeds.csv,
     <task>_pairs.csv and <task>_standings.csv."""
     from mtlbench.boards import tables
-    from mtlbench.boards.build import build
     from mtlbench.boards.formats import FORMATS
     from mtlbench.boards.plot import plot as draw
     from mtlbench.boards.submission import MANIFEST
@@ -58,17 +57,16 @@ def leaderboard(
         print_published(published)
         return
     if check and (folder / MANIFEST).is_file():
-        check_submission(folder, out / "specs")
+        check_submission(folder, out)
         return
-    records, faults = read(folder)
+    built, records, faults = read_boards(folder)
     if form is not None:
-        typer.echo(FORMATS[form](build(records)), nl=False)
+        typer.echo(FORMATS[form](built), nl=False)
         raise typer.Exit(bool(faults))
     if check:
-        check_outputs(records, out)
+        check_outputs(built, records, out)
         raise typer.Exit(bool(faults))
     check_writable(out)
-    built = build(records)
     written = tables.write(built, out)
     if plot:
         for board in built.values():
@@ -81,7 +79,7 @@ def leaderboard(
         raise typer.Exit(1)
 
 
-def check_outputs(records: Sequence[RunRecord], out: Path) -> None:
+def check_outputs(boards: Mapping[str, Board], records: Sequence[RunRecord], out: Path) -> None:
     """Say whether a folder has what its records make.
 
     Raises:
@@ -89,7 +87,7 @@ def check_outputs(records: Sequence[RunRecord], out: Path) -> None:
     """
     from mtlbench.boards.outputs import check
 
-    found = check(records, out)
+    found = check(boards, records, out)
     for remark in found.remarks:
         aside(remark)
     for complaint in found.complaints:
@@ -97,6 +95,27 @@ def check_outputs(records: Sequence[RunRecord], out: Path) -> None:
     if found.complaints:
         raise typer.Exit(1)
     say(f"{out}: {', '.join(found.checked)}: what its {len(records)} records make")
+
+
+def read_boards(folder: Path) -> tuple[dict[str, Board], list[RunRecord], list[str]]:
+    """Boards of a folder of records; of a leaderboard's own ``records/`` with what others handed in
+    beside it.
+
+    Returns:
+        The boards, the records that they are made of, and what is left out and why, which is said.
+
+    Raises:
+        UsageError: see :func:`read`.
+    """
+    from mtlbench.boards.build import build
+    from mtlbench.boards.handed_in import NOTHING
+    from mtlbench.boards.submission import RECORDS, handed_in
+
+    records, faults = read(folder)
+    place = folder.resolve()
+    others, unfit = handed_in(folder.parent, records) if place.name == RECORDS else (NOTHING, [])
+    warn(unfit)
+    return build(records, others), [*records, *others.records], faults + unfit
 
 
 def read(folder: Path) -> tuple[list[RunRecord], list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -17,13 +18,15 @@ REGISTRIES: dict[str, Registry[Any]] = {
     "methods": METHODS,
     "sharpness": SHARPNESS,
 }
+ARCHITECTURES = "architectures"
 
 
 def list_(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[tasks|methods|sharpness|NAME]", help="What to list; all by default."
+            metavar="[tasks|methods|sharpness|architectures|NAME]",
+            help="What to list; all but the architectures by default, which takes the tasks' data.",
         ),
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="One name a line.")] = False,
@@ -32,6 +35,9 @@ def list_(
     ] = False,
 ) -> None:
     """List tasks, methods and sharpness wrappers, or all that one of them declares."""
+    if what == ARCHITECTURES:
+        _architectures(plain=plain)
+        return
     if what is not None and what not in REGISTRIES:
         _one(what)
         return
@@ -51,7 +57,11 @@ def _one(name: str) -> None:
 
     kinds = [kind for kind, registry in REGISTRIES.items() if _has(registry, name)]
     if not kinds:
-        known = [*REGISTRIES, *(n for registry in REGISTRIES.values() for n in registry.names())]
+        known = [
+            *REGISTRIES,
+            ARCHITECTURES,
+            *(n for registry in REGISTRIES.values() for n in registry.names()),
+        ]
         kinds_said = ", ".join(map(repr, REGISTRIES))
         raise UsageError(
             f"{name!r} is not one of {kinds_said}, nor the name of one of these"
@@ -59,6 +69,26 @@ def _one(name: str) -> None:
         )
     for kind in kinds:
         console.print(details(kind, name))
+
+
+def _architectures(*, plain: bool) -> None:
+    """Every task's networks, with their sizes."""
+    if plain:
+        named = dict.fromkeys(a for name in TASKS.names() for a in _architectures_of(name))
+        typer.echo("\n".join(named))
+        return
+    from mtlbench.cli.architectures import table
+
+    console.print(table(TASKS.names()))
+
+
+def _architectures_of(task: str) -> Sequence[str]:
+    try:
+        found: Sequence[str] = TASKS.get(task).info.architectures
+    except UsageError as error:
+        aside(f"{task}: {error}", style="yellow")
+        return ()
+    return found
 
 
 def _has(registry: Registry[Any], name: str) -> bool:

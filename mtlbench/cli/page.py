@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mtlbench.cli.leaderboard import read
+from mtlbench.cli.leaderboard import read_boards
 from mtlbench.cli.terminal import say
 
 
@@ -20,12 +20,11 @@ def page(
     ),
 ) -> None:
     """Turn a folder of records into one HTML file that needs no network."""
-    from mtlbench.boards.build import build
     from mtlbench.boards.page import page as html
     from mtlbench.files import check_writable, write_atomically
 
     check_writable(out.parent)
-    records, _ = read(folder)
-    text = html(build(records), records)
+    boards, records, _ = read_boards(folder)
+    text = html(boards, records)
     write_atomically(out, lambda temporary: temporary.write_bytes(text.encode()))
     say(f"wrote {out}")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mtlbench.cli.leaderboard import print_boards, read
+from mtlbench.cli.leaderboard import print_boards, read_boards
 from mtlbench.cli.options import Jobs
 from mtlbench.cli.sweep import Retry, Threads, begin_all, end, execute_all
 from mtlbench.cli.terminal import say
@@ -57,11 +57,9 @@ def regenerate(
 
 def rebuild(folder: Path, tasks: Sequence[str] | None = None) -> None:
     """Write what follows from a folder's records, the tables of some tasks or of all."""
-    from mtlbench.boards.build import build
     from mtlbench.boards.outputs import write
 
-    known, _ = read(folder / "records")
-    boards = build(known)
+    boards, known, _ = read_boards(folder / "records")
     wanted = list(boards) if tasks is None else tasks
     print_boards({name: boards[name] for name in wanted})
     for path in write(boards, known, folder, wanted):

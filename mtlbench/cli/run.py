@@ -95,7 +95,7 @@ def quickstart(
     from mtlbench.runs.plan import SweepSpec
     from mtlbench.runs.sweep import checked
 
-    changes = {"epochs": epochs or content["epochs"], "device": device}
+    changes = {"epochs": epochs, "device": device}
     runs = checked(SweepSpec.parse(content | changes, "quickstart.yaml").requests())
     records = out / "records"
     failed = execute_all(runs, records, jobs=jobs)

@@ -8,37 +8,39 @@ from typing import Annotated
 
 import typer
 
-from mtlbench.cli.terminal import say
+from mtlbench.cli.terminal import aside, say
 from mtlbench.errors import UsageError
-
-SPECS = Path("leaderboards/specs")
-Specs = Annotated[Path, typer.Option(help="Folder of the specifications that rows are held to.")]
 
 
 def submit(
     runs: Annotated[Path, typer.Argument(help="Folder of records.")],
     name: Annotated[str, typer.Option(help="Of the submission.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; submissions/NAME by default.")
+        Path | None, typer.Option(help="Folder to write; FOLDER/submissions/NAME by default.")
     ] = None,
-    specs: Specs = SPECS,
+    folder: Annotated[
+        Path, typer.Option(help="The leaderboard that it is for: specs, records, submissions.")
+    ] = Path("leaderboards"),
 ) -> None:
     """Pack records with their digests, if they are what a leaderboard accepts."""
-    from mtlbench.boards.submission import pack, unacceptable
+    from mtlbench.boards.submission import SUBMISSIONS, draft, pack
 
     if not runs.is_dir():
         raise UsageError(f"there is no folder of records at {runs}")
-    complain(unacceptable(runs, specs))
-    folder = Path("submissions") / name if out is None else out
-    manifest = pack(runs, name, folder)
-    say(f"{folder}: {len(manifest.records)} records of {name}, and what they are in manifest.yaml")
+    found = draft(runs, folder)
+    for line in found.left_out:
+        aside(f"left out: {line}", style="yellow")
+    complain(found.complaints)
+    place = folder / SUBMISSIONS / name if out is None else out
+    manifest = pack(found, name, place)
+    say(f"{place}: {len(manifest.records)} records of {name}, and what they are in manifest.yaml")
 
 
-def check_submission(folder: Path, specs: Path = SPECS) -> None:
+def check_submission(folder: Path, boards: Path) -> None:
     """Say whether a packed folder is acceptable; end with 1 if not."""
     from mtlbench.boards.submission import Manifest, faults
 
-    complain(faults(folder, specs))
+    complain(faults(folder, boards))
     manifest = Manifest.read(folder)
     n, verified = len(manifest.records), len(manifest.verified)
     say(f"{folder}: {n} records of {manifest.name}, submitted; {verified} of them verified")
@@ -57,18 +59,25 @@ def verify(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Torch threads; the record's by default.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the real data set; the record's by default.")
+    ] = None,
 ) -> None:
     """Make a record's run again, and say whether the same comes out."""
-    from mtlbench.boards.submission import MANIFEST, Manifest
+    from mtlbench.boards.submission import MANIFEST, Manifest, Verified, digest
     from mtlbench.boards.verification import compare, request
-    from mtlbench.runs.execute import execute
+    from mtlbench.runs.execute import Load, execute
     from mtlbench.runs.record import read_record
     from mtlbench.runs.store import Store
 
+    packed = (record.parent / MANIFEST).is_file()
+    if packed and Manifest.read(record.parent).records.get(record.name) != digest(record):
+        raise UsageError(f"{record} is not the record that was packed (SHA-256)")
     known = read_record(record)
-    run = request(known)
+    run = request(known, data)
     with TemporaryDirectory() as folder:
-        again = execute(run, Store(Path(folder)), threads=threads or known.provenance.threads)
+        load = Load(threads or known.provenance.threads, jobs=1)
+        again = execute(run, Store(Path(folder)), load=load)
     seedless = {"seed": 0}
     row = known.identity.model_copy(update=seedless)
     others, _ = Store(record.parent).read_all()
@@ -83,7 +92,13 @@ def verify(
         say(again.reason, style="red")
     if found.outcome == "different":
         raise typer.Exit(1)
-    if (record.parent / MANIFEST).is_file():
+    if packed:
         manifest = Manifest.read(record.parent)
-        verified = manifest.verified | {record.name: found.outcome}
+        entry = Verified(
+            sha256=digest(record),
+            **vars(found),
+            device=again.provenance.device,
+            commit=again.provenance.commit,
+        )
+        verified = manifest.verified | {record.name: entry}
         manifest.model_copy(update={"verified": verified}).write(record.parent)

@@ -1,12 +1,13 @@
 """What a task module builds on: batches, splits, files; :mod:`mtlbench.data.standin` generates
 data that stands in for the real."""
 
-from mtlbench.data.batches import SPLITS, ArrayBatches, check_split, split_indices
+from mtlbench.data.batches import SPLITS, ArrayBatches, HeldOut, check_split, split_indices
 from mtlbench.data.files import check_folder, load_npz, refuse
 
 __all__ = [
     "SPLITS",
     "ArrayBatches",
+    "HeldOut",
     "check_folder",
     "check_split",
     "load_npz",

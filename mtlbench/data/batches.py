@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import numpy as np
@@ -37,6 +38,13 @@ class ArrayBatches:
         self.batch_size = batch_size
         self.seed = seed
 
+    def only(self, choose: Callable[[int], Tensor]) -> ArrayBatches:
+        """The same of some of the examples; see :class:`~mtlbench.interfaces.Divisible`."""
+        chosen = choose(self.n)
+        return ArrayBatches(
+            lambda index: self.group(chosen[index]), len(chosen), self.batch_size, self.seed
+        )
+
     def __len__(self) -> int:
         whole, left = divmod(self.n, self.batch_size)
         alone = left == 1 and whole and self.seed is not None
@@ -49,6 +57,30 @@ class ArrayBatches:
             order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
         for chunk in islice(torch.split(order, self.batch_size), len(self)):
             yield [self.group(chunk)]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Chooses a share of the examples, the same ones for every run, or all the others.
+
+    At least one example is on either side, where there are two.
+
+    Args:
+        share: of the examples.
+        inside: whether those that are held out are chosen, and not the others.
+        seed: of the permutation that is cut; a constant, so that no run sees what another holds
+            out.
+    """
+
+    share: float
+    inside: bool = True
+    seed: int = 0
+
+    def __call__(self, n: int) -> Tensor:
+        """Indices of the chosen among ``n`` examples, ascending."""
+        size = min(max(round(self.share * n), 1), n - 1) if n else 0
+        order = np.random.default_rng(self.seed).permutation(n)
+        return torch.from_numpy(np.sort(order[:size] if self.inside else order[size:]))
 
 
 def check_split(split: str) -> None:

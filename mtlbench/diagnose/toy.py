@@ -108,7 +108,7 @@ def trajectory(cell: Cell, plan: Plan) -> pd.DataFrame:
     rows = []
     for step in range(plan.steps + 1):
         x = stepper.flat.data[stepper.flat.shared].tolist()
-        losses = stepper.step(group, loss).losses
+        losses = stepper.step(group, loss, [group] * stepper.n_further).losses
         values = [float("nan")] * 2 if losses is None else losses.tolist()
         rows.append((str(cell), step, *x, *values))
     return pd.DataFrame(rows, columns=["cell", "step", "x1", "x2", *CENTRES])

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.utils.dlpack
 from torch import Tensor
+from torch.optim import Optimizer
 
 from mtlbench.engine.rows import GradientRows, Layout, views
 from mtlbench.errors import UsageError
@@ -165,6 +166,10 @@ class FlatParameters(Layout, Parameters):
             pool.append(GradientRows(self, size))
         return pool[index].use(n_rows).zero_()
 
+    def reuse_rows(self) -> None:
+        """Let what follows in the step have the gradient buffers of what came before."""
+        self._taken = {}
+
     @contextmanager
     def shifted(self, *moves: Move) -> Iterator[Shift]:
         """Displace segments of the parameters; they are bit-equal again afterwards, also after an
@@ -228,6 +233,33 @@ class FlatParameters(Layout, Parameters):
         if not self.layer_sizes:
             return direction.new_zeros(0)
         return torch.stack(torch._foreach_norm(direction.split(self.layer_sizes)))
+
+
+def descent(
+    optimizer: Optimizer, layout: Layout, gradients: Sequence[Tensor], *, bare: bool = False
+) -> list[Tensor]:
+    """By what descent would move the parameters; see :meth:`StepProblem.ahead`.
+
+    Args:
+        optimizer: whose learning rates, momentum and weight decay count.
+        layout: of the parameters.
+        gradients: of the trunk, and of each head that takes part.
+        bare: whether momentum and weight decay are left out.
+    """
+    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    segments, moves = [layout.shared_params, *layout.head_params], []
+    for params, gradient in zip(segments, gradients, strict=True):
+        move = gradient.clone()
+        for p, piece in zip(params, views(move, params), strict=True):
+            group = groups.get(id(p), {"lr": 0.0})
+            buffer = optimizer.state.get(p, {}).get("momentum_buffer")
+            if buffer is not None and not bare:
+                piece.add_(buffer, alpha=group["momentum"])
+            if not bare:
+                piece.add_(p.detach(), alpha=group.get("weight_decay", 0.0))
+            piece.mul_(-group["lr"])
+        moves.append(move)
+    return moves
 
 
 def _scalar(length: Tensor | float, like: Tensor) -> Tensor:

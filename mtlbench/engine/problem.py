@@ -3,6 +3,7 @@ parameters."""
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -14,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.flat import FlatParameters, descent
 from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
@@ -33,6 +35,7 @@ from mtlbench.interfaces import (
     Passes,
     PointView,
     StepProblem,
+    Update,
 )
 from mtlbench.torch_private import NormBase, tree_leaves, tree_map
 
@@ -67,6 +70,9 @@ class BatchProblem(StepProblem):
     and advances the random number generator. Later ones leave these alone, find what it found and
     draw the same numbers again (dropout), so that all of them evaluate one function.
 
+    A further batch's forward passes, also the first, leave buffers and the random number generator
+    alone, whenever they come, so that the step's own draws the same numbers without them.
+
     Args:
         model: the network.
         flat: its parameters.
@@ -77,6 +83,8 @@ class BatchProblem(StepProblem):
         passes: counters to add to.
         ignore: which integer targets are no labels.
         beside: trainable parameters that are not the model's but its loss's.
+        further: further batches that the method looks at.
+        optimizer: of the parameters, for :meth:`ahead`.
 
     Raises:
         UsageError: the batch is none, or a target belongs to no head of the model, or two to the
@@ -94,30 +102,55 @@ class BatchProblem(StepProblem):
         passes: Passes | None = None,
         ignore: Ignored = None,
         beside: Sequence[nn.Parameter] = (),
+        *,
+        further: Sequence[Batch] = (),
+        optimizer: Optimizer | None = None,
     ) -> None:
-        check_batch(batch)
-        self.model, self.batch = model, batch
+        self.model = model
         self.flat: FlatParameters = flat
         self.loss, self.generator = loss, generator
         self.passes = Passes() if passes is None else passes
-        targets = _targets(batch, model)
-        wanted = {name: targets[name] for name in objectives if name in targets}
-        self.labels = Labels(wanted, ignore, flat.data.device)
+        self._ignore, self._optimizer = ignore, optimizer
+        self._take(batch, objectives)
         tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
         self.objectives = [objectives[k] for k in tasks]
         """The tasks that take part."""
-        self._randomness = Randomness(flat.data.device)
         self._joint = (
             isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
         )
+        self._regularised = type(model).penalty is not MultiTaskModel.penalty
         self._layers = [m for m in model.modules() if isinstance(m, NormBase)]
-        self._buffers: Buffers | None = None
+        self._buffers = Buffers(model)
+        self._own = True
+        """Whether the batch is the one that is trained on, and not a further one."""
         self._beside = list(beside)
         self._beside_rows: list[tuple[Tensor | None, ...]] | None = None
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         self._unread: list[Tensor] = []
         flat.begin_step(tasks)
+        self.further: Sequence[BatchProblem] = [self._on(*each) for each in enumerate(further, 1)]
+
+    def _take(self, batch: Batch, objectives: Sequence[str], number: int = 0) -> None:
+        check_batch(batch)
+        targets = _targets(batch, self.model)
+        wanted = {name: targets[name] for name in objectives if name in targets}
+        self.batch = batch
+        self.labels = Labels(wanted, self._ignore, self.flat.data.device)
+        self._randomness, self._begun = Randomness(self.flat.data.device, number), False
+
+    def _on(self, number: int, batch: Batch) -> BatchProblem:
+        """The problem of another batch, of the same tasks."""
+        other = copy.copy(self)
+        other._take(batch, self.objectives, number)
+        other._own, other._beside = False, []
+        return other
+
+    @property
+    def can_look(self) -> bool:
+        """Whether there are several tasks, and each has a label in every further batch."""
+        labelled = (each.labels.counts.get(n) for each in self.further for n in self.objectives)
+        return len(self.objectives) > 1 and all(labelled)
 
     def losses(self, only: Sequence[str] | None = None) -> Tensor:
         """Losses of ``only`` (all by default), with their graph; other heads do not run."""
@@ -154,13 +187,19 @@ class BatchProblem(StepProblem):
         """The forward pass of one input group, for the objectives in ``names``."""
         self.passes.forward += 1
         self._randomness.enter(index)
-        trunk = tree_map(_alias, self.model.shared(group.inputs))
+        before_part = partial(self._randomness.enter, index, "part")
+        trunk = tree_map(_alias, self.model.features(group.inputs, names, before_part))
         predictions, targets = self._outputs(index, trunk, names)
         if isinstance(self.loss, JointLoss):
             losses = check_losses(self.loss.together(predictions, targets), names)
             apart = dict(zip(names, losses.unbind(), strict=True))
+            if self._regularised:
+                apart = {name: self._penalised(name, trunk, loss) for name, loss in apart.items()}
+                losses = torch.stack(list(apart.values()))
         else:
-            apart = {name: self._loss(name, p, targets[name]) for name, p in predictions.items()}
+            apart = {
+                name: self._loss(name, trunk, p, targets[name]) for name, p in predictions.items()
+            }
             losses = torch.stack(list(apart.values()))
         joint = len(names) > 1 and self._joint
         return _Part(index, trunk, names, losses, None if joint else apart)
@@ -169,17 +208,22 @@ class BatchProblem(StepProblem):
         self, index: int, trunk: Any, names: list[str]
     ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         """Predictions and targets of a group's examples that have a label."""
-        before_head = partial(self._randomness.enter, index)
+        before_head = partial(self._randomness.enter, index, "head")
         predictions = self.model.predict(trunk, names, before_head)
         return self.labels.pick_all(predictions, self.batch[index].targets)
 
-    def _loss(self, name: str, prediction: Any, target: Tensor) -> Tensor:
+    def _loss(self, name: str, trunk: Any, prediction: Any, target: Tensor) -> Tensor:
         try:
             loss = self.loss(name, prediction, target)
         except TypeError as error:
             check_takes_three(self.loss, error)
             raise
-        return check_loss(loss, name)
+        loss = check_loss(loss, name)
+        return self._penalised(name, trunk, loss) if self._regularised else loss
+
+    def _penalised(self, name: str, trunk: Any, loss: Tensor) -> Tensor:
+        penalty = self.model.penalty(trunk, name)
+        return loss if penalty is None else check_loss(loss + penalty, f"{name}, with its penalty,")
 
     def _separate(self, parts: Sequence[_Part], wanted: Sequence[str]) -> list[Tensor]:
         """The losses of a forward pass, each with a graph through its own head alone.
@@ -197,7 +241,7 @@ class BatchProblem(StepProblem):
         with self._one_function():
             for name in part.names:
                 predictions, targets = self._outputs(part.index, part.trunk, [name])
-                losses[name] = self._loss(name, predictions[name], targets[name])
+                losses[name] = self._loss(name, part.trunk, predictions[name], targets[name])
         return losses
 
     def hold_finite(self, losses: Tensor) -> None:
@@ -217,7 +261,8 @@ class BatchProblem(StepProblem):
         Raises:
             NonFiniteError: a loss that has not been looked at until now is NaN or infinite.
         """
-        unread, self._unread = self._unread, []
+        unread = self._unread[:]
+        self._unread.clear()  # a further batch's problem has the same list
         found = on_host(*tensors, *unread)
         for losses in found[len(tensors) :]:
             if not np.isfinite(losses).all():
@@ -256,10 +301,16 @@ class BatchProblem(StepProblem):
         """Losses at the present point, without a graph."""
         return self.losses(only)
 
+    def ahead(self, update: Update, *, bare: bool = False) -> Update:
+        """By what a step of descent would move the parameters; see :meth:`StepProblem.ahead`."""
+        if self._optimizer is None:
+            raise UsageError("this problem was made without an optimizer")
+        moves = descent(self._optimizer, self.flat, [update.shared, *update.heads], bare=bare)
+        return Update(moves[0], moves[1:])
+
     def undo_statistics(self) -> None:
         """Running statistics and other buffers as before the step, for one that is skipped."""
-        if self._buffers is not None:
-            self._buffers.restore()
+        self._buffers.restore()
 
     def write_beside(self, weights: Tensor | None) -> list[Tensor]:
         """Give the loss's own parameters their gradient, at the unperturbed point.
@@ -282,14 +333,14 @@ class BatchProblem(StepProblem):
     @contextmanager
     def _one_function(self) -> Iterator[None]:
         torch.clear_autocast_cache()  # it holds casts of parameters that have moved since
-        if self._buffers is None:
-            self._buffers = Buffers(self.model)
-            yield
+        first, self._begun = not self._begun, True
+        numbers = self._randomness.first() if first else self._randomness.replayed()
+        if first and self._own:
+            with numbers:
+                yield
             self._buffers.settle()
-            self._randomness.settle()
             return
-        frozen = frozen_statistics(self._layers)
-        with frozen, self._buffers.replayed(), self._randomness.replayed():
+        with frozen_statistics(self._layers), self._buffers.replayed(), numbers:
             yield
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -24,29 +25,47 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class Randomness:
-    """States of the global random number generators at each stage of a forward pass."""
+    """States of the global random number generators at each stage of a forward pass.
 
-    def __init__(self, device: torch.device) -> None:
+    Args:
+        device: where it runs.
+        apart: of a further batch: its number, from 1. Its first forward pass draws numbers of its
+            own, which follow from what the generators are at now, and leaves the generators alone.
+    """
+
+    def __init__(self, device: torch.device, apart: int = 0) -> None:
         self._cuda = [device] if device.type == "cuda" else []
-        self._states: dict[tuple[int, str | None], list[Tensor]] = {}
+        self._seed: int | None = None
+        if apart:
+            now = b"".join(state.numpy().tobytes() for state in self._now())
+            self._seed = zlib.crc32(now) + apart
+        self._states: dict[tuple[int | str, ...], list[Tensor]] = {}
         self._unused = False
 
-    def enter(self, group: int, head: str | None = None) -> None:
+    def enter(self, *stage: int | str) -> None:
         """Note the state on the first arrival at a stage, bring it back on every later one."""
         if self._unused:
             return
-        known = self._states.get((group, head))
+        known = self._states.get(stage)
         if known is None:
-            self._states[group, head] = self._now()
+            self._states[stage] = self._now()
             return
         torch.set_rng_state(known[0])
         for device, state in zip(self._cuda, known[1:], strict=True):
             torch.cuda.set_rng_state(state, device)
 
-    def settle(self) -> None:
-        """After the first forward pass: where it drew nothing, there is nothing to replay."""
-        start = next(iter(self._states.values()))
-        self._unused = all(map(torch.equal, start, self._now()))
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """The first forward pass within: where it draws nothing, there is nothing to replay."""
+        with nullcontext() if self._seed is None else torch.random.fork_rng(devices=self._cuda):
+            if self._seed is not None:
+                torch.default_generator.manual_seed(self._seed)
+                for device in self._cuda:
+                    with torch.cuda.device(device):
+                        torch.cuda.manual_seed(self._seed)
+            yield
+            start = next(iter(self._states.values()))
+            self._unused = all(map(torch.equal, start, self._now()))
 
     def _now(self) -> list[Tensor]:
         cuda = [torch.cuda.get_rng_state(device) for device in self._cuda]
@@ -118,11 +137,12 @@ class Buffers:
             for name, b in module._buffers.items()
             if b is not None
         ]
-        self._moved: list[_Kept] = []
+        self._moved = [k for k in self._kept if not isinstance(k.module, NormBase)]
+        """What the first forward pass moves; what it may move, before there was one."""
 
     def settle(self) -> None:
         """After the first forward pass: note what it moved."""
-        self._moved = [k for k in self._kept if not isinstance(k.module, NormBase) and k.moved]
+        self._moved = [k for k in self._moved if k.moved]
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

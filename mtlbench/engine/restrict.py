@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -43,12 +43,21 @@ def restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
     What a method knows of each task it keeps in parameters and buffers whose first dimension is K
     (or the first two, see ``pairs`` of :class:`~mtlbench.interfaces.WeightingMethod`). Within,
     these and the states of its optimizers have the entries of ``tasks``; those of the others stay
-    as they were.
+    as they were. The same holds for methods that it is made of.
 
     Args:
         method: of K tasks.
         tasks: indices, ascending.
     """
+    with ExitStack() as parts:
+        for part in method.modules():
+            if isinstance(part, WeightingMethod):
+                parts.enter_context(_restricted(part, tasks))
+        yield
+
+
+@contextmanager
+def _restricted(method: WeightingMethod, tasks: Sequence[int]) -> Iterator[None]:
     K = method.n_tasks
     if len(tasks) == K:
         yield

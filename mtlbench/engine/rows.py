@@ -34,6 +34,8 @@ class Layout:
         in_trunk = {id(p) for p in model.shared.parameters()} - in_heads
         self.trunk_only = bool(shared) and all(id(p) in in_trunk for p in shared)
         """Whether every shared parameter acts through the trunk's output alone."""
+        self.heads_apart = all(id(p) in in_heads for head in heads for p in head)
+        """Whether no parameter of a head lies within the trunk."""
         sizes = [sum(p.numel() for p in group) for group in (shared, *heads)]
         ends = torch.tensor(sizes).cumsum(0).tolist()
         segments = [slice(end - size, end) for size, end in zip(sizes, ends, strict=True)]

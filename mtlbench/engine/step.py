@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -122,7 +122,7 @@ def _restricted_step(
 
     started = None if flat.data.device.type == "cpu" else problem.generator.get_state()
     try:
-        update = _update(problem, wrapper, [partial(_aggregate, m, scale, sizes) for m in methods])
+        update = _update(problem, wrapper, methods, scale, sizes)
         _write(flat, update, clip_norm)
         weighted = all(method.info.head_policy == "weighted" for method in methods)
         weights = update.weights if weighted else None
@@ -156,15 +156,21 @@ def _restricted_step(
 def _update(
     problem: BatchProblem,
     wrapper: SharpnessWrapper,
-    aggregate: Sequence[Callable[[GradientView], Update]],
+    methods: Sequence[WeightingMethod],
+    scale: float,
+    sizes: Sequence[int],
 ) -> Update:
-    """The wrapper's update.
+    """The wrapper's update, after the methods' look at further batches.
 
     Raises:
         NonFiniteError: a loss is NaN or infinite, also where something else failed for it.
     """
     try:
-        return wrapper.update(problem, *aggregate)
+        for method in methods:
+            if method.info.further is not None and problem.can_look:
+                method.look(problem)
+                problem.flat.reuse_rows()
+        return wrapper.update(problem, *(partial(_aggregate, m, scale, sizes) for m in methods))
     except NonFiniteError:
         raise
     except Exception:

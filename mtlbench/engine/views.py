@@ -147,7 +147,10 @@ class PlainView(PointView):
                 rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
                 pieces = [g.flatten() for g in grads[len(features) :]]
                 heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
-            self._problem.passes.head_backward += self.n_tasks
+            if flat.heads_apart:
+                self._problem.passes.head_backward += self.n_tasks
+            else:
+                self._problem.passes.backward += self.n_tasks
             self._representation = torch.stack(rows), heads
         return self._representation
 

@@ -6,7 +6,7 @@ with the gradient of loss k with respect to the shared parameters in row k, ``gr
 J^\top` (K, K).
 """
 
-from mtlbench.interfaces.batch import Batch, Ignore, Ignored, InputGroup, JointLoss, Loss
+from mtlbench.interfaces.batch import Batch, Divisible, Ignore, Ignored, InputGroup, JointLoss, Loss
 from mtlbench.interfaces.gradients import (
     DenseView,
     GradientView,
@@ -16,9 +16,9 @@ from mtlbench.interfaces.gradients import (
     Update,
     check_update,
 )
-from mtlbench.interfaces.methods import Claim, MethodInfo, WeightingMethod
+from mtlbench.interfaces.methods import Claim, Further, MethodInfo, WeightingMethod
 from mtlbench.interfaces.models import MultiTaskModel
-from mtlbench.interfaces.options import Later
+from mtlbench.interfaces.options import Later, Nested
 from mtlbench.interfaces.problem import Move, Parameters, PointView, Shift, StepProblem
 from mtlbench.interfaces.recipes import Common, Recipe
 from mtlbench.interfaces.tasks import Fault, MetricInfo, Picture, Protocol, Task, TaskInfo
@@ -29,7 +29,9 @@ __all__ = [
     "Claim",
     "Common",
     "DenseView",
+    "Divisible",
     "Fault",
+    "Further",
     "GradientView",
     "GramianPoint",
     "HeadPolicy",
@@ -43,6 +45,7 @@ __all__ = [
     "MetricInfo",
     "Move",
     "MultiTaskModel",
+    "Nested",
     "Parameters",
     "Passes",
     "Picture",

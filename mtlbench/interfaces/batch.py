@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -81,6 +81,19 @@ Ignored = Ignore | Mapping[str, Ignore]
 """One rule for all objectives, or rules by objective."""
 Loss = Callable[[str, Any, Tensor], Tensor]
 """``loss(objective, prediction, target)`` returns a scalar."""
+
+
+@runtime_checkable
+class Divisible(Protocol):
+    """Batches that can be had of some of the examples alone."""
+
+    def only(self, choose: Callable[[int], Tensor]) -> Iterable[Batch]:
+        """The same of some of the examples, in an order of their own.
+
+        Args:
+            choose: number of examples to the indices of those that take part; asked for each
+                source of examples apart, where a batch has groups of several.
+        """
 
 
 class JointLoss(ABC):

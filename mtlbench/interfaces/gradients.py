@@ -27,6 +27,12 @@ class Passes:
     backward: int = 0
     head_backward: int = 0
 
+    def __add__(self, other: Passes) -> Passes:
+        return Passes(**{kind: n + getattr(other, kind) for kind, n in vars(self).items()})
+
+    def __mul__(self, times: int) -> Passes:
+        return Passes(**{kind: n * times for kind, n in vars(self).items()})
+
 
 @dataclass
 class Update:

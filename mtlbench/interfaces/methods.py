@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from mtlbench.errors import UsageError
 from mtlbench.interfaces.gradients import (
     GradientView,
     GramianPoint,
@@ -19,6 +20,7 @@ from mtlbench.interfaces.gradients import (
     check_vector,
 )
 from mtlbench.interfaces.options import Stateful
+from mtlbench.interfaces.problem import StepProblem
 
 Claim = Literal[
     "permutation", "scaling", "row-scaling", "identical", "simplex", "non-conflict", "stationarity"
@@ -33,6 +35,32 @@ Claim = Literal[
 - ``non-conflict``: no task's loss grows, to first order,
 - ``stationarity``: the update is not zero where a direction lowers all losses.
 """
+
+
+@dataclass(frozen=True)
+class Further:
+    """Batches that a method looks at in each step beside the one that it trains on.
+
+    Args:
+        count: how many.
+        held_out: share of the training examples that they are drawn from, and that no step trains
+            on then; 0 if they are further batches of all the training examples. Never are they
+            examples that epochs are selected on, or tested on.
+        forwards: forward passes of a look, of whatever batches.
+        backwards: backward passes of a look.
+        backwards_per_task: further ones, for each task.
+    """
+
+    count: int
+    held_out: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+    backwards_per_task: int = 0
+
+    @property
+    def where_from(self) -> str:
+        """In words."""
+        return "held out of the training data" if self.held_out else "of the training data"
 
 
 @dataclass(frozen=True)
@@ -59,6 +87,7 @@ class MethodInfo:
             tells runs apart.
         discontinuous: where the update jumps by the method's definition, and why; empty if it does
             not, and ``mtlbench check`` then holds the method to it.
+        further: which batches :meth:`WeightingMethod.look` sees; None if there is no such look.
     """
 
     name: str
@@ -73,15 +102,24 @@ class MethodInfo:
     claims: tuple[Claim, ...] = ()
     version: int | None = None
     discontinuous: str = ""
+    further: Further | None = None
 
     def passes(self, n_tasks: int) -> Passes:
-        """What a step costs without a wrapper, on inputs that all tasks share."""
+        """What a step costs without a wrapper, on inputs that all tasks share; a look beforehand is
+        not in it, see :meth:`looks`."""
         if self.backwards == "per-task":
             return Passes(1 + self.extra_forwards, n_tasks)
         alone = (
             n_tasks if self.head_policy == "unit" else 0
         )  # heads, as the trunk's pass is weighted
         return Passes(1 + self.extra_forwards, 1, alone)
+
+    def looks(self, n_tasks: int) -> Passes:
+        """What a look costs, which no wrapper changes: a single task has none."""
+        f = self.further
+        if f is None or n_tasks == 1:
+            return Passes()
+        return Passes(f.forwards, f.backwards + n_tasks * f.backwards_per_task)
 
 
 class WeightingMethod(Stateful, ABC):
@@ -115,6 +153,13 @@ class WeightingMethod(Stateful, ABC):
         """For methods with the option ``heads``: this one's ``info`` has that policy."""
         vars(self)["info"] = replace(self.info, head_policy=policy)
 
+    def hold_out(self, share: float) -> None:
+        """For methods with the option ``held_out``: this one's ``info`` has that share."""
+        if self.info.further is None:
+            raise UsageError(f"{self.info.name} looks at no further batches")
+        further = replace(self.info.further, held_out=share)
+        vars(self)["info"] = replace(self.info, further=further)
+
     def weights(self, view: GradientView) -> Tensor:
         """Task weights (K,), detached."""
         raise NotImplementedError(
@@ -130,6 +175,20 @@ class WeightingMethod(Stateful, ABC):
         weights = torch.ones_like(view.losses) if view.n_tasks == 1 else self.weights(view)
         check_vector(f"{self.info.name}: weights() must return", weights, view.losses.shape)
         return view.combine(weights, self.info.head_policy)
+
+    def look(self, problem: StepProblem) -> None:
+        """Look at further batches, before the gradients of the step are taken: called where
+        ``info.further`` says so, at the parameters, once a step of two or more tasks. What it finds
+        out is for :meth:`aggregate` of the same step and is kept by :meth:`after_step`.
+
+        ``problem`` may be asked for all that a wrapper may ask, also at displaced parameters, and
+        so may each of ``problem.further``. No look, no wrapper and no order of theirs moves
+        normalisation statistics other than one forward pass of the step's own batch would. Views
+        and gradients live in buffers that are used again afterwards.
+
+        There is none on a step in which a further batch lacks the label of a task:
+        :meth:`aggregate` then has what is known from earlier ones.
+        """
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         """Advance the state. ``evaluate()`` returns the same batch's losses (K,) after the step."""

@@ -32,6 +32,16 @@ class Later:
     """
 
 
+@dataclass(frozen=True)
+class Nested:
+    """Marks an option that names another method, for a method that is made of one, as
+    ``Annotated[str, Nested()]``.
+
+    It is written ``name:option=value:option=value``, with colons, as commas part the options that
+    it is one of. What the named one is by its version or its source is part of a run's identity.
+    """
+
+
 class Stateful(Checked, nn.Module):
     """A module whose optimizers travel with its ``state_dict``."""
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mtlbench.interfaces.gradients import GradientView
+from mtlbench.interfaces.gradients import GradientView, Update
 from mtlbench.interfaces.models import MultiTaskModel
 
 Move = tuple[slice, Tensor, Tensor | float]
@@ -40,6 +40,16 @@ class Parameters(ABC):
         """Displace segments of the parameters within; they are bit-equal again afterwards."""
 
     @abstractmethod
+    def reuse_rows(self) -> None:
+        """Let what follows in the step have the gradient buffers of what came before; clone what is
+        to be kept."""
+
+    def along(self, update: Update, length: Tensor | float) -> list[Move]:
+        """The displacement of all segments, trunk and heads, by ``length`` times a gradient."""
+        segments = zip([self.shared, *self.heads], [update.shared, *update.heads], strict=True)
+        return [(segment, direction, length) for segment, direction in segments]
+
+    @abstractmethod
     def layer_norms(self, direction: Tensor) -> Tensor:
         """Norm of each shared parameter tensor's part of ``direction`` (P,), one entry a tensor."""
 
@@ -61,6 +71,10 @@ class StepProblem(ABC):
     """What a wrapper may ask of a step: losses and gradients of a fixed batch, with fixed
     randomness, wherever it moves the parameters."""
 
+    further: Sequence[StepProblem] = ()
+    """The same for each further batch that the step's method asked for (see
+    :class:`~mtlbench.interfaces.Further`): functions of the same parameters, of the same tasks."""
+
     flat: Parameters
     model: MultiTaskModel
     generator: torch.Generator
@@ -80,6 +94,24 @@ class StepProblem(ABC):
     @abstractmethod
     def evaluate(self, only: Sequence[str] | None = None) -> Tensor:
         """Losses at the present point, without a graph."""
+
+    @abstractmethod
+    def ahead(self, update: Update, *, bare: bool = False) -> Update:
+        r"""By what a step of gradient descent along ``update`` would move the parameters, as the
+        optimizer has its learning rates now, momentum and weight decay for each of them:
+
+        .. math:: -\eta (\beta m + g + \gamma \theta)
+
+        Of an adaptive optimizer (Adam) that is descent at its learning rate, without its averages;
+        what it does not hold is not moved.
+
+        Args:
+            update: g.
+            bare: whether it is :math:`-\eta g` alone.
+
+        Raises:
+            UsageError: the problem knows no optimizer.
+        """
 
     @abstractmethod
     def evaluation_mode(self) -> AbstractContextManager[None]:

@@ -169,7 +169,9 @@ class Task(Checked, ABC):
         """One pass over ``"train"``, ``"val"`` or ``"test"``; shuffled by ``seed``, in order if it
         is None.
 
-        Sized: ``len()`` of what is returned is the number of batches.
+        Sized: ``len()`` of what is returned is the number of batches. A method that holds some of
+        the training data out needs it to be :class:`~mtlbench.interfaces.Divisible`, as
+        :class:`~mtlbench.data.ArrayBatches` is.
         """
 
     @abstractmethod

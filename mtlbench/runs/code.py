@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.metadata
 import logging
 import site
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -40,13 +41,43 @@ def code_of(cls: type[Any]) -> Code | None:
     built_in = {base: vars(base)["info"].version for base in cls.__mro__ if _declares(base)}
     if version is not None and version not in built_in.values():  # not what it has inherited
         return Code(origin=origin, version=version)
+    return Code(origin=origin, sha256=_sha256(cls, built_in))
+
+
+@cache
+def published(cls: type[Any]) -> str:
+    """Which package and version a class that is not built in is of, if of one, and the SHA-256 of
+    its source, whether it declares a version or not; empty for a built-in class."""
+    if _ours(cls.__module__):
+        return ""
+    built_in = {base: vars(base)["info"].version for base in cls.__mro__ if _declares(base)}
+    top = cls.__module__.partition(".")[0]
+    packages = importlib.metadata.packages_distributions().get(top, [])
+    named = [f"{name} {importlib.metadata.version(name)}" for name in dict.fromkeys(packages)]
+    return ", ".join([*named, f"SHA-256 {_sha256(cls, built_in)}"])
+
+
+def _sha256(cls: type[Any], built_in: Mapping[Any, int | None]) -> str:
+    """Of a class's source, and of what its built-in bases declare."""
     total = hashlib.sha256()
     for base, declared in built_in.items():
         total.update(f"{base.__module__}:{base.__qualname__} {declared or 1}\n".encode())
     for module, path in sorted(_sources(cls).items()):
         digest = hashlib.sha256(_meaning(path)).hexdigest()
         total.update(f"{module} {digest}\n".encode())
-    return Code(origin=origin, sha256=total.hexdigest())
+    return total.hexdigest()
+
+
+def code_of_all(cls: type, nested: Sequence[type]) -> Code | None:
+    """Which code a class is that is made of others: its own, and a hash of theirs if they are more
+    than built-in ones of version 1."""
+    own: Code | None = code_of(cls)
+    others: list[Code | None] = [code_of(each) for each in nested]
+    if not any(others):
+        return own
+    text = "\n".join(code.model_dump_json() if code else "" for code in [own, *others])
+    known = {} if own is None else own.model_dump(exclude={"sha256"})
+    return Code(**known, sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
 def _ours(module: str) -> bool:

@@ -16,6 +16,8 @@ def effort_of_epoch(run: Run) -> float:
     total = 0.0
     for objectives in phases:
         n_tasks = len(objectives)
-        passes = wrapper.passes(n_tasks, run.method_info.passes(n_tasks))
+        info = run.method_info
+        passes = wrapper.passes(n_tasks, info.passes(n_tasks))
+        passes += info.looks(n_tasks) * wrapper.parts
         total += passes.forward + BACKWARD * passes.backward
     return total / len(phases)

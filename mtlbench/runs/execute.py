@@ -13,10 +13,11 @@ import torch
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
-from mtlbench.registry import SHARPNESS, Spec
+from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.runs.code import published
 from mtlbench.runs.curves import Curves
 from mtlbench.runs.events import Event, StoppedError, Watch, unwatched
-from mtlbench.runs.provenance import Provenance, commit, versions
+from mtlbench.runs.provenance import Provenance, commit, source, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
 from mtlbench.runs.store import Store
@@ -24,6 +25,19 @@ from mtlbench.training.checkpoint import Checkpoints, keep_model
 from mtlbench.training.history import Phase
 from mtlbench.training.trainer import Trainer
 from mtlbench.training.verdict import check_metrics, check_skips, origin
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run computes with, and beside.
+
+    Args:
+        threads: of torch, which numbers depend on.
+        jobs: runs that are made at a time, which step times depend on; None where nobody knows.
+    """
+
+    threads: int = 1
+    jobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,10 +56,11 @@ class Watching:
 
 
 UNWATCHED = Watching()
+ALONE = Load()
 
 
 def execute(
-    run: Run, store: Store, watching: Watching = UNWATCHED, *, threads: int = 1
+    run: Run, store: Store, watching: Watching = UNWATCHED, load: Load = ALONE
 ) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
@@ -56,7 +71,7 @@ def execute(
         run: what to do.
         store: where records and checkpoints go.
         watching: what is told and kept meanwhile.
-        threads: of torch, which numbers depend on; restored afterwards.
+        load: what it computes with; torch's threads are restored afterwards.
 
     Raises:
         StoppedError: whoever watches stopped it, and its checkpoint is written.
@@ -64,25 +79,25 @@ def execute(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     memory = PeakMemory(run.device)
     curves = Curves(store.curves_path(run.identity), watching.logs)
-    with torch_threads(threads):
+    with torch_threads(load.threads):
         try:
             outcome = _train(run, store, watching, curves)
         except StoppedError:
             raise
         except DivergedError as error:
-            record = failure(run, "diverged", str(error), started, threads)
+            record = failure(run, "diverged", str(error), started, load)
         except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-            record = failure(run, "failed", _reason(error), started, threads)
+            record = failure(run, "failed", _reason(error), started, load)
         else:
             outcome["peak_memory_mb"] = memory.megabytes()
-            record = _record(run, "ok", "", started, threads, **outcome)
+            record = _record(run, "ok", "", started, load, **outcome)
     store.write(record)
     curves.end()
     store.tidy_ended(run.identity, record.status)
     return record
 
 
-def make(spec: RunSpec, digest: str, store: Store, watching: Watching, threads: int) -> str:
+def make(spec: RunSpec, digest: str, store: Store, watching: Watching, load: Load) -> str:
     """Execute a request in a worker's process, unless it has become another run meanwhile.
 
     Args:
@@ -90,7 +105,7 @@ def make(spec: RunSpec, digest: str, store: Store, watching: Watching, threads: 
         digest: of the run that it was when it was claimed.
         store: where records and checkpoints go.
         watching: what is told and kept meanwhile.
-        threads: of torch.
+        load: what it computes with.
 
     Returns:
         Why there is no record; empty if there is one.
@@ -99,7 +114,7 @@ def make(spec: RunSpec, digest: str, store: Store, watching: Watching, threads: 
         run = prepare(spec)
         if run.identity.digest != digest:  # what this process has imported may be either
             return "its code or data changed while it waited for its turn"
-        record = execute(run, store, watching, threads=threads)
+        record = execute(run, store, watching, load)
     except UsageError as error:
         return str(error)
     kept = store.status(run.identity) == record.status  # a finished record stays as it is
@@ -112,9 +127,9 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def failure(run: Run, status: Status, reason: str, started: str, threads: int) -> RunRecord:
+def failure(run: Run, status: Status, reason: str, started: str, load: Load) -> RunRecord:
     """The record of a run that has no numbers."""
-    return _record(run, status, reason, started, threads)
+    return _record(run, status, reason, started, load)
 
 
 def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
@@ -185,7 +200,7 @@ def _fit(trainer: Trainer, keep: Callable[[], None], begun: Callable[[], None]) 
 
 
 def _record(
-    run: Run, status: Status, reason: str, started: str, threads: int, **outcome: Any
+    run: Run, status: Status, reason: str, started: str, load: Load, **outcome: Any
 ) -> RunRecord:
     info = run.task.info
     return RunRecord(
@@ -208,10 +223,30 @@ def _record(
             command=command(run),
             started=started,
             device=describe(run.device),
-            threads=threads,
+            threads=load.threads,
             versions=versions(),
             commit=commit()[0],
             dirty=commit()[1],
+            source=source(),
+            code=_code(run),
+            jobs=load.jobs,
+            tuning=run.spec.tuning,
         ),
         **outcome,
     )
+
+
+def _code(run: Run) -> dict[str, str]:
+    """The classes of the run that are not built in, and what they are."""
+    wrapper = run.spec.sharpness or SHARPNESS.default
+    method, sharpness = (
+        registry.get(Spec.parse(text).name)
+        for registry, text in ((METHODS, run.spec.method), (SHARPNESS, wrapper))
+    )
+    classes = (type(run.task), method, sharpness)
+    codes = (run.identity.task_code, run.identity.method_code, run.identity.sharpness_code)
+    return {
+        code.origin: said
+        for code, cls in zip(codes, classes, strict=True)
+        if code is not None and (said := published(cls))
+    }

@@ -25,7 +25,7 @@ class Code(Record):
     version: int | None = None
     """What the class declares."""
     sha256: str = ""
-    """Of its source, where it declares no version."""
+    """Of its source, where it declares no version; or of what it is and is made of."""
 
     def __str__(self) -> str:
         mark = f"v{self.version}" if self.version is not None else self.sha256[:8]

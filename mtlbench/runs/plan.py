@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mtlbench.errors import UsageError
-from mtlbench.registry import METHODS, SHARPNESS, Spec
+from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
 from mtlbench.runs.spec import RunSpec
 
 SCHEMA = Path(__file__).with_name("sweep.schema.json")
@@ -118,6 +119,8 @@ class SweepSpec(_Part):
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epochs' weights are kept.
         reference: whether the single-task reference is added, which a table needs.
+        equal_time: whole factors: the baseline without a wrapper is also trained for so many times
+            the epochs, each a row of its own, for comparisons at equal time.
         tune: what is tried on the validation split, so that cells are reported with what did best.
     """
 
@@ -134,6 +137,7 @@ class SweepSpec(_Part):
     weights: Path | None = None
     keep_model: bool = False
     reference: bool = True
+    equal_time: list[PositiveInt] = []
     tune: Tune | None = None
 
     @classmethod
@@ -182,12 +186,12 @@ class SweepSpec(_Part):
             UsageError: a pair occurs twice.
         """
         found = [cell for grid in self.all_grids() for cell in grid.cells()]
-        reference = _reference()
-        if self.reference and reference and reference not in (Spec.parse(m).name for m, _ in found):
-            found.insert(0, (reference, SHARPNESS.default))
+        alone = reference()
+        if self.reference and alone and alone not in (Spec.parse(m).name for m, _ in found):
+            found.insert(0, (alone, SHARPNESS.default))
         unique = dict.fromkeys(found)
-        alone = {m for m, _ in found if METHODS.get(Spec.parse(m).name).info.role == "reference"}
-        twice = [cell for cell in unique if found.count(cell) > 1 and cell[0] not in alone]
+        once = {m for m, _ in found if METHODS.get(Spec.parse(m).name).info.role == "reference"}
+        twice = [cell for cell in unique if found.count(cell) > 1 and cell[0] not in once]
         if twice:
             method, wrapper = twice[0]
             raise UsageError(
@@ -199,9 +203,27 @@ class SweepSpec(_Part):
         """Every run, seed by seed, so that an interruption leaves whole seeds."""
         cells = self.cells()
         return [
-            self.request(task, method, wrapper, seed)
-            for task, seed, (method, wrapper) in product(self.tasks, self.seeds, cells)
+            request
+            for task, seed in product(self.tasks, self.seeds)
+            for request in self.with_longer([self.request(task, *cell, seed) for cell in cells])
         ]
+
+    def with_longer(self, requests: Sequence[RunSpec]) -> list[RunSpec]:
+        """A task's requests of a seed, and those of the baseline for ``equal_time``."""
+        longer = [
+            replace(request, epochs=factor * self._epochs(request.task))
+            for request in requests
+            if METHODS.get(Spec.parse(request.method).name).info.role == "baseline"
+            and request.sharpness == SHARPNESS.default
+            for factor in self.equal_time
+        ]
+        return [*requests, *longer]
+
+    def _epochs(self, task: str) -> int:
+        protocols = TASKS.get(Spec.parse(task).name).info.protocols
+        return self.epochs or next(
+            p.epochs for p in protocols if p.name == (self.protocol or protocols[0].name)
+        )
 
     def request(self, task: str, method: str, wrapper: str, seed: int) -> RunSpec:
         """A run of a cell."""
@@ -233,12 +255,6 @@ def shard(requests: Sequence[RunSpec], text: str) -> list[RunSpec]:
     if match is None or int(match[1]) > int(match[2]):
         raise UsageError(f"shard {text!r} is not of the form i/n with i from 1 to n, such as 1/4")
     return list(requests[int(match[1]) - 1 :: int(match[2])])
-
-
-def _reference() -> str | None:
-    """The method that delta-m is measured against."""
-    roles = ((name, METHODS.get(name).info.role) for name in METHODS.names())
-    return next((name for name, role in roles if role == "reference"), None)
 
 
 def _chosen(word: str, tuned: Sequence[str]) -> list[str]:

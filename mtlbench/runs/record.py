@@ -127,7 +127,8 @@ def _matter(text: bytes, error: ValidationError) -> str:
     if version is None:
         return "is not a run record"
     if version != VERSION:
-        return f"is of schema version {version}; this mtlbench reads version {VERSION}"
+        what = "a newer mtlbench reads it" if version > VERSION else "make the run again"
+        return f"is of schema version {version}; this mtlbench reads version {VERSION}: {what}"
     where = ".".join(map(str, first["loc"]))
     return f"is not a run record: {where}: {first['msg']}" + f" ({len(more)} more)" * bool(more)
 

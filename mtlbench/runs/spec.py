@@ -19,9 +19,10 @@ from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
 from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, identifying
-from mtlbench.runs.code import code_of
+from mtlbench.runs.code import code_of, code_of_all
 from mtlbench.runs.content import content_of
 from mtlbench.runs.identity import RunIdentity, Weights
+from mtlbench.runs.provenance import Tuning
 from mtlbench.training.stepper import build_pair
 from mtlbench.training.weights import load_trunk
 
@@ -44,6 +45,7 @@ class RunSpec:
         keep_model: whether the selected epoch's weights are kept beside the record; no part of what
             the run is.
         lr: learning rate that training begins with; replaces the protocol's.
+        tuning: how its options were chosen, for the record; no part of what the run is.
     """
 
     task: str
@@ -58,6 +60,7 @@ class RunSpec:
     weights: Path | None = None
     keep_model: bool = False
     lr: float | None = None
+    tuning: Tuning | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ def prepare(spec: RunSpec) -> Run:
         lr=None if spec.lr == protocol.lr else spec.lr,
         data_sha256=content,
         task_code=code_of(type(task)),
-        method_code=code_of(method_class),
+        method_code=code_of_all(method_class, METHODS.nested(method_class, method_options)),
         sharpness_code=code_of(sharpness_class),
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__

@@ -18,7 +18,7 @@ from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.runs.backends import Backend, Job
 from mtlbench.runs.claims import Claim, acquire, holder
 from mtlbench.runs.events import Event
-from mtlbench.runs.execute import failure
+from mtlbench.runs.execute import Load, failure
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, check_pair, prepare
 from mtlbench.runs.store import Store
@@ -172,7 +172,7 @@ class Remaining:
             record = self._made(run)
             if record is None and death:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
-                record = failure(run, "failed", death, now, self._threads)
+                record = failure(run, "failed", death, now, Load(self._threads))
                 self._store.write(record)
             if record is not None:
                 self._store.curves_path(run.identity).unlink(missing_ok=True)

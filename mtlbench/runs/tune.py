@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from statistics import fmean
 from mtlbench.errors import UsageError
 from mtlbench.registry import Spec
 from mtlbench.runs.plan import SweepSpec, Tune
+from mtlbench.runs.provenance import Tuning
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import RunSpec, prepare
 from mtlbench.runs.store import Store
@@ -21,9 +23,8 @@ class Tuned:
     """A cell of a task with what is reported of it.
 
     Args:
-        choice: its request, of no particular seed.
+        choice: its request, of no particular seed, with how it was chosen.
         score: mean selection score of the choice's trials; -inf if none of the cell's came through.
-        trials: how many choices there were.
     """
 
     task: str
@@ -31,7 +32,6 @@ class Tuned:
     wrapper: str
     choice: RunSpec
     score: float
-    trials: int
 
 
 def trials(spec: SweepSpec) -> list[RunSpec]:
@@ -65,17 +65,19 @@ def tuned(spec: SweepSpec, store: Store) -> list[Tuned]:
     for task, method, wrapper, choices in _cells(spec, spec.tune):
         scores = [_score(choice, spec.tune, store) for choice in choices]
         best = scores.index(max(scores))
-        found.append(Tuned(task, method, wrapper, choices[best], scores[best], len(choices)))
+        choice = replace(choices[best], tuning=_tuning(choices, spec.tune, store))
+        found.append(Tuned(task, method, wrapper, choice, scores[best]))
     return found
 
 
 def reported(spec: SweepSpec, cells: list[Tuned]) -> list[RunSpec]:
     """The sweep's runs, of tuned cells, in the order of :meth:`SweepSpec.requests`."""
     return [
-        replace(cell.choice, seed=seed)
+        request
         for task, seed in product(spec.tasks, spec.seeds)
-        for cell in cells
-        if cell.task == task
+        for request in spec.with_longer(
+            [replace(cell.choice, seed=seed) for cell in cells if cell.task == task]
+        )
     ]
 
 
@@ -102,6 +104,14 @@ def _at(request: RunSpec, factor: float) -> RunSpec:
         return request
     lr = prepare(request).task.protocol.lr
     return replace(request, lr=float(f"{lr * factor:.6g}"))
+
+
+def _tuning(choices: list[RunSpec], tune: Tune, store: Store) -> Tuning:
+    """What the record of a cell says of its trials."""
+    made = [replace(choice, seed=seed) for choice in choices for seed in tune.seeds]
+    paths = [store.path(prepare(request).identity) for request in made]
+    digests = (hashlib.sha256(p.read_bytes()).hexdigest() for p in paths if p.exists())
+    return Tuning(trials=len(choices), seeds=tuple(tune.seeds), records=tuple(sorted(digests)))
 
 
 def _score(choice: RunSpec, tune: Tune, store: Store) -> float:

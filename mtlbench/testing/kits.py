@@ -17,51 +17,60 @@ from mtlbench.testing.wrappers import check_wrapper
 
 @dataclass(frozen=True)
 class Kit:
-    """How the objects of one registry are checked; ``on_data`` where they can read a folder."""
+    """How the objects of one registry are checked; ``of_tasks`` where they can read a folder and
+    have architectures."""
 
     registry: Registry[Any]
-    check: Callable[[Spec], list[Finding]]
-    on_data: Callable[[Spec, Path], list[Finding]] | None = None
+    check: Callable[..., list[Finding]]
+    of_tasks: bool = False
 
 
 KITS = (
     Kit(METHODS, check_method),
     Kit(SHARPNESS, check_wrapper),
-    Kit(TASKS, check_task, on_data=check_task),
+    Kit(TASKS, check_task, of_tasks=True),
 )
 """In the order in which a name is looked up."""
 
 
-def check(spec: str | Spec, data: Path | None = None) -> list[Finding]:
+def check(
+    spec: str | Spec, data: Path | None = None, architecture: str | None = None
+) -> list[Finding]:
     """Hold whatever the name stands for to its contract.
 
     Args:
         spec: name and options, or ``my_pkg.mod:MyClass[:option=value,...]``.
         data: folder that a task reads.
+        architecture: a task's network, by default that of its first protocol.
 
     Raises:
-        UsageError: nothing has this name, it has no such option, or it reads no folder.
+        UsageError: nothing has this name, it has no such option or architecture, or it reads no
+            folder.
     """
     spec = Spec.parse(spec) if isinstance(spec, str) else spec
     kit = _kit(spec.name)
-    if data is None:
-        return kit.check(spec)
-    if kit.on_data is None:
-        raise UsageError(f"{kit.registry.kind} {spec.name!r} reads no data folder")
-    return kit.on_data(spec, data)
+    if kit.of_tasks:
+        return kit.check(spec, data, architecture)
+    for given, what in ((data, "reads no data folder"), (architecture, "has no architectures")):
+        if given is not None:
+            raise UsageError(f"{kit.registry.kind} {spec.name!r} {what}")
+    return kit.check(spec)
 
 
-def assert_conforms(spec: str | Spec, data: Path | None = None) -> None:
+def assert_conforms(
+    spec: str | Spec, data: Path | None = None, architecture: str | None = None
+) -> None:
     """For a test-suite: everything that is required and everything that is claimed holds.
 
     Args:
-        spec, data: see :func:`check`.
+        spec, data, architecture: see :func:`check`.
 
     Raises:
         AssertionError: the message names each failed check and what went wrong.
         UsageError: see :func:`check`.
     """
-    failed = [f"{f.check} ({f.held}): {f.detail}" for f in check(spec, data) if f.failed]
+    found = check(spec, data, architecture)
+    failed = [f"{f.check} ({f.held}): {f.detail}" for f in found if f.failed]
     if failed:
         raise AssertionError("\n".join([f"{spec} does not conform:", *failed]))
 

@@ -13,6 +13,7 @@ from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Update
 from mtlbench.testing.families import Case
 from mtlbench.testing.findings import judged, require
+from mtlbench.testing.known import looked
 from mtlbench.testing.steps import EPOCH
 from mtlbench.testing.trials import MethodSubject, copied, relative, vectors
 
@@ -105,7 +106,7 @@ def _run(subject: MethodSubject, pattern: Pattern) -> Iterator[Update]:
         random.seed(step)  # noise from elsewhere is another check's matter
         torch.default_generator.manual_seed(step)
         with restricted(method, tasks.tolist()):
-            update = copied(method.aggregate(case.view()))
+            update = copied(method.aggregate(looked(method, case.view())))
             method.after_step(lambda after=after: after)  # type: ignore[misc]
         yield update
         epoch, done = divmod(step + 1, EPOCH_STEPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from mtlbench.engine.problem import BatchProblem
-from mtlbench.interfaces import Loss, Passes
+from mtlbench.engine.step import StepReport
+from mtlbench.interfaces import Batch, InputGroup, Loss, Passes
 from mtlbench.registry import Spec
 from mtlbench.testing.findings import global_seed, require, same
 from mtlbench.testing.networks import (
@@ -39,19 +40,36 @@ class Descent(torch.optim.Optimizer):
     """Gradient descent, without the seconds that torch takes to make its first optimizer."""
 
     def __init__(self, model: nn.Module, lr: float) -> None:
-        self._params, self._lr = list(model.parameters()), lr  # torch's own imports its compiler
+        self.param_groups = [{"params": list(model.parameters()), "lr": lr}]
+        self.state = {}  # type: ignore[assignment]  # torch's own __init__ imports its compiler
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        for p in self._params:
-            if p.grad is not None:
-                p.sub_(p.grad, alpha=self._lr)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.sub_(p.grad, alpha=group["lr"])
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+class Supplied(Stepper):
+    """A stepper that makes the further batches of a step from its batch: the same targets, for
+    other rows of the inputs, which are tensors."""
+
+    def step(
+        self, batch: Batch | InputGroup, loss: Loss, further: Sequence[Batch | InputGroup] = ()
+    ) -> StepReport:
+        groups = [batch] if isinstance(batch, InputGroup) else batch
+        made = [
+            [InputGroup(group.inputs.roll(k, 0), group.targets) for group in groups]
+            for k in range(1, self.n_further + 1)
+        ]
+        return super().step(batch, loss, further or made)
 
 
 def stepper(
@@ -79,7 +97,7 @@ def stepper(
     """
     with global_seed(seed):
         model = (NETWORKS | {JOINT_HEADS: joint_heads})[network](objectives(K)).to(device, dtype)
-    return Stepper(model, Descent(model, lr), method, sharpness, seed=seed)
+    return Supplied(model, Descent(model, lr), method, sharpness, seed=seed)
 
 
 def problem(

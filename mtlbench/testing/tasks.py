@@ -217,9 +217,11 @@ def _look(task: Task, seed: int | None, split: str = "train") -> Any:
 
 # ------------------------------------------------------------------------------------ network
 def _networks(subject: TaskSubject) -> str:
-    """Every architecture has a head an objective and no idle shared parameter; with the one that is
-    checked, each loss reaches the trunk and its own head alone."""
-    for architecture in subject.info.architectures:
+    """Every architecture, or the one that was asked for, has a head an objective and no idle shared
+    parameter; with the one that is checked, each loss reaches the trunk and its own head alone."""
+    every = subject.info.architectures
+    every = every if subject.architecture is None else (subject.architecture,)
+    for architecture in every:
         model = subject.model(architecture)
         heads = list(model.heads)
         require(set(heads) == set(subject.objectives), f"{architecture} has heads {heads}")
@@ -234,7 +236,7 @@ def _networks(subject: TaskSubject) -> str:
         grads = _gradients(torch.stack(list(losses.values())).sum(), shared)
         idle = sum(g is None for g in grads)
         require(not idle, f"{idle} shared parameters that no loss reaches: {architecture}")
-    return ", ".join(subject.info.architectures)
+    return ", ".join(every)
 
 
 def _check_roles(model: MultiTaskModel, losses: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from mtlbench.interfaces import MethodInfo, Update, WeightingMethod
 from mtlbench.registry import Spec
 from mtlbench.testing.families import Case, KnownView
+from mtlbench.testing.known import looked
 from mtlbench.testing.steps import EPOCH, stepper
 from mtlbench.training.stepper import Stepper
 
@@ -48,7 +49,7 @@ class MethodSubject:
 def step(method: WeightingMethod, case: Case, index: int, view: KnownView | None = None) -> Update:
     """One step: the update is a copy, the losses then fall by a tenth, and an epoch ends."""
     view = case.view() if view is None else view
-    update = copied(method.aggregate(view))
+    update = copied(method.aggregate(looked(method, view)))
     after = 0.9 * view.losses
     method.after_step(lambda: after)
     method.on_epoch_end(EPOCH * index, view.losses.clone())

@@ -254,7 +254,7 @@ def _passes(subject: WrapperSubject) -> str:
     for (K, steps), method in product(((2, STEPS), (5, 2)), OWN_METHODS):
         running = subject.stepper(K, method=method)
         for seed in range(steps):
-            declared = running.wrapper.passes(K, running.methods[0].info.passes(K))
+            declared = running.coming_passes
             before = replace(running.passes)
             running.step(batch(K, seed=seed), squared)
             found = difference(running.passes, before)

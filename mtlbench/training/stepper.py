@@ -86,6 +86,9 @@ class Stepper:
     >>> for batch in loader:
     ...     stepper.step(batch, loss)
 
+    A method that looks at further batches in each step (``stepper.further`` says which) is given
+    them beside the batch: ``stepper.step(batch, loss, [next(others)])``.
+
     A parameter that the optimizer has beside the model's is one of the loss (a temperature): its
     gradient is that of the losses at the parameters, weighted as the method weights heads, or
     their sum where it leaves heads alone or has no weights.
@@ -137,6 +140,8 @@ class Stepper:
         self._all = objectives is None
         self.objectives = list(model.heads) if objectives is None else list(objectives)
         self.methods, self.wrapper = build_pair(method, sharpness, len(self.objectives))
+        self.further = self.methods[0].info.further
+        """Which batches a step needs beside the one that it trains on; None if it needs none."""
         K = len(self.objectives)
         to_sum = gradient_scale == "sum" and self.methods[0].info.scale == "mean"
         self.scale = float(K) if to_sum else 1.0
@@ -148,6 +153,8 @@ class Stepper:
         self.steps = 0
         self.skipped = 0
         self.unlabelled = 0
+        self.unlooked = 0
+        """Steps in which the further batches lacked a task's label, or a single task took part."""
         self._skipped_in_a_row = 0
         self._asked: dict[str, bool] = {}
         self._n_held, self._others = 0, list[nn.Parameter]()
@@ -157,32 +164,54 @@ class Stepper:
         if idle:
             logger.warning("the optimizer does not have %s: nothing moves them", ", ".join(idle))
 
-    def step(self, batch: Batch | InputGroup, loss: Loss) -> StepReport:
+    @property
+    def n_further(self) -> int:
+        """How many batches a step needs beside the one that it trains on."""
+        return self.further.count if self.further else 0
+
+    @property
+    def coming_passes(self) -> Passes:
+        """What the next step costs, if all tasks take part and share their inputs."""
+        K, info = len(self.objectives), self.methods[0].info
+        return self.wrapper.passes(K, info.passes(K)) + info.looks(K) * len(self.methods)
+
+    def step(
+        self,
+        batch: Batch | InputGroup,
+        loss: Loss,
+        further: Sequence[Batch | InputGroup] = (),
+    ) -> StepReport:
         """Train on one batch.
 
         Args:
             batch: an :class:`InputGroup`, or several. A task that none of them has a label for
                 takes no part in the step.
             loss: ``loss(objective, prediction, target)``, a scalar.
+            further: ``stepper.n_further`` batches, for a method that looks at them.
 
         Raises:
-            UsageError: the batch, the loss, or what became of the model, is of no use.
+            UsageError: the batch, the loss, or what became of the model, is of no use; or further
+                batches are too few or too many.
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
         if self._all and list(self.model.heads) != self.objectives:
             now, then = ", ".join(self.model.heads), ", ".join(self.objectives)
             raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")
+        self._check_further(further)
         problem = BatchProblem(
             self.model,
             self.flat,
-            [batch] if isinstance(batch, InputGroup) else as_groups(batch),
+            _groups(batch),
             self.objectives,
             loss,
             self.generator,
             self.passes,
             self.ignore,
             self._beside(),
+            further=[_groups(each) for each in further],
+            optimizer=self.optimizer,
         )
+        self.unlooked += self.further is not None and not problem.can_look
         for doubt in problem.labels.doubts(self._asked):
             logger.warning(doubt)
         report = train_step(
@@ -203,6 +232,17 @@ class Stepper:
             raise DivergedError(f"{MAX_SKIPPED_IN_A_ROW} steps in a row skipped: {report.skipped}")
         return report
 
+    def _check_further(self, further: Sequence[Batch | InputGroup]) -> None:
+        if len(further) == self.n_further:
+            return
+        name, given = self.methods[0].info.name, len(further)
+        if not self.further:
+            raise UsageError(f"{name} looks at no further batches, step() was given {given}")
+        raise UsageError(
+            f"{name} looks at {self.n_further} further batches a step, {self.further.where_from}; "
+            f"step() was given {given}: call step(batch, loss, further)"
+        )
+
     def _beside(self) -> list[nn.Parameter]:
         """Trainable parameters of the optimizer that are not the model's."""
         held = parameters_of(self.optimizer)
@@ -222,6 +262,8 @@ class Stepper:
         total: dict[str, float] = {"skipped_steps": self.skipped}
         if self.unlabelled:
             total["unlabelled_steps"] = self.unlabelled
+        if self.unlooked and len(self.objectives) > 1:
+            total["unlooked_steps"] = self.unlooked
         for method in self.methods:
             for name, value in method.diagnostics().items():
                 total[name] = total.get(name, 0.0) + value
@@ -236,6 +278,7 @@ class Stepper:
             "generator": self.generator.get_state(),
             "passes": vars(self.passes).copy(),
             "steps": (self.steps, self.skipped, self._skipped_in_a_row, self.unlabelled),
+            "unlooked": self.unlooked,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -248,3 +291,8 @@ class Stepper:
         self.passes = Passes(**state["passes"])
         self.steps, self.skipped, self._skipped_in_a_row, *rest = state["steps"]
         self.unlabelled = sum(rest)  # not in checkpoints of before
+        self.unlooked = state.get("unlooked", 0)
+
+
+def _groups(batch: Batch | InputGroup) -> list[InputGroup]:
+    return [batch] if isinstance(batch, InputGroup) else as_groups(batch)

@@ -18,6 +18,7 @@ from mtlbench.hardware import Stopwatch
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
 from mtlbench.training.evaluate import evaluate, mean_scores
+from mtlbench.training.further import TrainingData
 from mtlbench.training.history import Epoch, Phase, Scores, Selection
 from mtlbench.training.optim import make_optimizer, make_scheduler
 from mtlbench.training.stepper import Stepper
@@ -77,13 +78,14 @@ class Trainer:
             clip_norm=protocol.clip_norm,
             ignore=task.ignore,
         )
+        self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
         """Why steps were skipped, and how many."""
         self.train_seconds = 0.0
         self.evaluation_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
-        self._tests: list[Scores] = []
+        self.tests: list[Scores] = []
         """Test scores of the last epochs, whose mean is taken."""
         self._averaged = protocol.average_last or max(1, min(LAST_EPOCHS, protocol.epochs // 3))
         self._warm_up = WARM_UP_STEPS
@@ -108,7 +110,7 @@ class Trainer:
             on_first_step = _nothing
             on_epoch()
         steps = max(self.stepper.steps, 1)
-        tests = self._tests or [self._evaluate("test")]
+        tests = self.tests or [self._evaluate("test")]
         last = {
             "train": self._evaluate("train"),
             "val": self.history[-1].val,
@@ -132,15 +134,18 @@ class Trainer:
 
     def _epoch(self, epoch: int, on_first_step: Callable[[], None]) -> None:
         self.model.train()
+        self.model.begin_epoch(epoch, self.task.protocol.epochs)
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
-        for batch in self.task.batches("train", order):
-            groups = [group.to(self.device) for group in batch]
+        for batch in self.data.epoch(order):
+            groups, *further = (
+                [group.to(self.device) for group in each] for each in (batch, *self.data.further())
+            )
             skipped = self.stepper.skipped
             with watch.lap():
-                report = self.stepper.step(groups, self.task.loss)
+                report = self.stepper.step(groups, self.task.loss, further)
             if not begun:
                 on_first_step()
             begun = True
@@ -177,7 +182,7 @@ class Trainer:
             state = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._selected = (epoch, state)
         if epoch >= self.task.protocol.epochs - self._averaged:
-            self._tests.append(self._evaluate("test"))
+            self.tests.append(self._evaluate("test"))
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
@@ -226,7 +231,8 @@ class Trainer:
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "history": [epoch.model_dump() for epoch in self.history],
             "selected": self._selected,
-            "tests": [scores.model_dump() for scores in self._tests],
+            "tests": [scores.model_dump() for scores in self.tests],
+            "further": self.data.state_dict(),
             "seconds": (self.train_seconds, self.evaluation_seconds),
             "skips": dict(self.skips),
             "rng": [torch.get_rng_state(), *cuda],
@@ -240,7 +246,9 @@ class Trainer:
             self.scheduler.load_state_dict(state["scheduler"])
         self.history = [Epoch.model_validate(epoch) for epoch in state["history"]]
         self._selected = tuple(state["selected"])
-        self._tests = [Scores.model_validate(scores) for scores in state["tests"]]
+        self.tests = [Scores.model_validate(scores) for scores in state["tests"]]
+        if "further" in state:  # not in checkpoints of before
+            self.data.load_state_dict(state["further"])
         self.train_seconds, self.evaluation_seconds = state["seconds"]
         self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from mtlbench.data import ArrayBatches, check_split, refuse, split_indices, standin
+from mtlbench.data import SPLITS, ArrayBatches, check_split, refuse, split_indices, standin
 from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, scan
 from mtlbench.tasks._dense.losses import LOSSES, as_labels
 from mtlbench.tasks._dense.pictures import panels
-from mtlbench.tasks._nets.deeplab import deeplab
+from mtlbench.tasks._nets.deeplab import deeplab, deeplab_trunk, mtan_deeplab
 from mtlbench.tasks._nets.mtan import mtan
-from mtlbench.tasks._nets.segnet import UnitLength, segnet
-from mtlbench.tasks._nets.unet import WIDTH, unet
+from mtlbench.tasks._nets.segnet import UnitLength, segnet, segnet_trunk
+from mtlbench.tasks._nets.sharing import SHARING
+from mtlbench.tasks._nets.trunk import Trunk
+from mtlbench.tasks._nets.unet import WIDTH, unet, unet_trunk
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-ARCHITECTURES = ("unet", "segnet", "mtan", "deeplab")
+ARCHITECTURES = ("unet", "segnet", "mtan", "deeplab", "mtan_deeplab", *SHARING)
 
 
 class DenseTask(Task):
@@ -88,13 +90,24 @@ class DenseTask(Task):
     def build_model(self, arch: str) -> MultiTaskModel:
         outputs = {o: self.kinds[o].channels or self.classes for o in self.info.objectives}
         finals = {o: UnitLength() for o in outputs if self.kinds[o].unit}
+        width: int = self.protocol.options.get("width", WIDTH)
         builders: Mapping[str, Callable[..., MultiTaskModel]] = {
-            "unet": partial(unet, width=self.protocol.options.get("width", WIDTH)),
+            "unet": partial(unet, width=width),
             "segnet": segnet,
             "mtan": mtan,
             "deeplab": deeplab,
+            "mtan_deeplab": mtan_deeplab,
         }
-        return builders[arch](outputs, finals)
+        if arch in builders:
+            return builders[arch](outputs, finals)
+        trunks: Mapping[str, Callable[..., Trunk]] = {
+            "unet": partial(unet_trunk, width=width),
+            "segnet": segnet_trunk,
+            "mtan": segnet_trunk,
+            "deeplab": deeplab_trunk,
+            "mtan_deeplab": deeplab_trunk,
+        }
+        return SHARING[arch](trunks[self.protocol.arch](outputs, finals))
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         """As in :class:`Task`; shuffled training images are augmented, each in its own way."""
@@ -159,12 +172,17 @@ def _split(
 
 
 def protocols(
-    *, images: int, epochs: int, step: int, batch_size: int, published: Mapping[str, Any]
+    *,
+    images: tuple[int, int, int],
+    epochs: int,
+    step: int,
+    batch_size: int,
+    published: Mapping[str, Any],
 ) -> tuple[Protocol, Protocol]:
     """The two protocols of a benchmark.
 
     Args:
-        images: that ``mini`` trains on.
+        images: of ``mini``, by split.
         epochs: of ``mini``.
         step: epochs of ``mini`` after which its learning rate falls.
         batch_size: of ``paper``.
@@ -172,14 +190,15 @@ def protocols(
     """
     mini = Protocol(
         name="mini",
-        version=1,
+        version=2,
         arch="unet",
         epochs=epochs,
         batch_size=4,
         lr=2e-3,
         scheduler=("StepLR", {"step_size": step, "gamma": 0.2}),
+        average_last=5,
         options={
-            "images": {"train": images, "val": 24, "test": 60},
+            "images": dict(zip(SPLITS, images, strict=True)),
             "scales": (1.0,),
             "width": 16,
         },

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtlbench.interfaces import MultiTaskModel
+from mtlbench.tasks._nets.trunk import Trunk, map_gate, vector_gate
 
+COLOURS = 3
 STEP = 4
 WIDTHS = ((64,), (128, 128), (256, 256), (512, 512))
 
@@ -81,11 +84,27 @@ def deep(objectives: Sequence[str]) -> LogitHeads:
 
     Departs from the authors' code: heads yield logits, their sigmoid is part of the loss.
     """
-    layers: list[nn.Module] = []
-    before = 3
-    for stage, widths in enumerate(WIDTHS):
-        if stage:
-            layers.append(nn.MaxPool2d(2))
+    shared = nn.Sequential(*chain(*_deep_stages()))
+    return LogitHeads(shared, objectives, WIDTHS[-1][-1])
+
+
+def deep_trunk(objectives: Sequence[str]) -> Trunk:
+    """The same for other ways to share, in which no two heads have the same features."""
+    inputs = [COLOURS, *(widths[-1] for widths in WIDTHS)]
+    return Trunk(
+        nn.Identity(),
+        lambda: [nn.Sequential(*layers) for layers in _deep_stages()],
+        lambda stage, n: map_gate(inputs[stage], n),
+        {name: Logit(WIDTHS[-1][-1]) for name in objectives},
+    )
+
+
+def _deep_stages() -> list[list[nn.Module]]:
+    """Layers at each scale of the maps, and the linear ones."""
+    stages = list[list[nn.Module]]()
+    before = COLOURS
+    for scale, widths in enumerate(WIDTHS):
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if scale else []
         for width in widths:
             layers += [
                 nn.Conv2d(before, width, 3, padding=1, bias=False),
@@ -93,10 +112,11 @@ def deep(objectives: Sequence[str]) -> LogitHeads:
                 nn.ReLU(),
             ]
             before = width
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        stages.append(layers)
+    last: list[nn.Module] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     for _ in range(2):
-        layers += [nn.Linear(before, before, bias=False), nn.BatchNorm1d(before), nn.ReLU()]
-    return LogitHeads(nn.Sequential(*layers), objectives, before)
+        last += [nn.Linear(before, before, bias=False), nn.BatchNorm1d(before), nn.ReLU()]
+    return [*stages, last]
 
 
 def strided(objectives: Sequence[str], image: int, width: int, features: int) -> LogitHeads:
@@ -109,16 +129,40 @@ def strided(objectives: Sequence[str], image: int, width: int, features: int) ->
         width: channels of the first convolution; the second has twice as many.
         features: width of the trunk's output.
     """
+    shared = nn.Sequential(*chain(*_strided_stages(image, width, features)))
+    return LogitHeads(shared, objectives, features)
+
+
+def strided_trunk(objectives: Sequence[str], image: int, width: int, features: int) -> Trunk:
+    """The same for other ways to share, in which no two heads have the same features."""
     places = (image // STEP**2) ** 2
-    trunk = nn.Sequential(
-        nn.Conv2d(3, width, STEP, stride=STEP),
-        nn.ReLU(),
-        nn.Conv2d(width, 2 * width, STEP, stride=STEP, bias=False),
-        nn.BatchNorm2d(2 * width),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(2 * width * places, features, bias=False),
-        nn.BatchNorm1d(features),
-        nn.ReLU(),
+
+    def gate(stage: int, n: int) -> nn.Module:
+        flat = stage == 2
+        return vector_gate(2 * width * places, n) if flat else map_gate((COLOURS, width)[stage], n)
+
+    return Trunk(
+        nn.Identity(),
+        lambda: [nn.Sequential(*layers) for layers in _strided_stages(image, width, features)],
+        gate,
+        {name: Logit(features) for name in objectives},
     )
-    return LogitHeads(trunk, objectives, features)
+
+
+def _strided_stages(image: int, width: int, features: int) -> list[list[nn.Module]]:
+    """The convolutions and the linear layer, each with what follows it."""
+    places = (image // STEP**2) ** 2
+    return [
+        [nn.Conv2d(COLOURS, width, STEP, stride=STEP), nn.ReLU()],
+        [
+            nn.Conv2d(width, 2 * width, STEP, stride=STEP, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+            nn.Flatten(),
+        ],
+        [
+            nn.Linear(2 * width * places, features, bias=False),
+            nn.BatchNorm1d(features),
+            nn.ReLU(),
+        ],
+    ]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtlbench.interfaces import MultiTaskModel
-from mtlbench.tasks._nets.mtan import Pick
+from mtlbench.tasks._nets.trunk import Features, Trunk, across, picking
 
 OWN = 0.9
 """Share of a task's own features, at the start."""
 
 
-def cross_stitch(
-    stem: nn.Module, column: Callable[[], Sequence[nn.Module]], heads: Mapping[str, nn.Module]
-) -> MultiTaskModel:
+def cross_stitch(trunk: Trunk) -> MultiTaskModel:
     """A network from `"Cross-stitch Networks for Multi-task Learning"
     <https://arxiv.org/abs/1604.03539>`_ on any sequence of stages.
 
@@ -24,16 +23,14 @@ def cross_stitch(
     loss, so that all of the trunk is shared.
 
     Departs from the paper: a stitch is one K x K matrix a stage, not one a channel; K may be any
-    number, where the paper has two tasks. Known from the abstract and other libraries.
+    number, where the paper has two tasks. Known from the abstract and other libraries. Departs from
+    LibMTL: there all of a stitch begins at 1, and there is none behind the last stage.
 
     Args:
-        stem: what all columns see the output of.
-        column: makes the stages of one column.
-        heads: objective name to what follows its column.
+        trunk: what each column is.
     """
-    trunk = CrossStitch(stem, {name: column() for name in heads})
-    picked = {name: nn.Sequential(Pick(name), head) for name, head in heads.items()}
-    return MultiTaskModel(trunk, picked)
+    columns = {name: trunk.stages() for name in trunk.heads}
+    return MultiTaskModel(CrossStitch(trunk.stem, columns), picking(trunk.heads))
 
 
 class CrossStitch(nn.Module):
@@ -59,11 +56,11 @@ class CrossStitch(nn.Module):
         start = torch.full((K, K), (1 - OWN) / max(K - 1, 1)).fill_diagonal_(OWN if K > 1 else 1.0)
         self.stitches = nn.ParameterList(start.clone() for _ in range(n_stages))
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
+    def forward(self, x: Any) -> dict[str, Features]:
         """Features of every objective."""
         features = [self.stem(x)] * len(self.columns)
         for stage, stitch in enumerate(self.stitches):
             columns = zip(self.columns.values(), features, strict=True)
-            own = torch.stack([column[stage](h) for column, h in columns])  # type: ignore[index]
-            features = list(torch.tensordot(stitch, own, dims=1))
+            own = [column[stage](h) for column, h in columns]  # type: ignore[index]
+            features = across(stitch, own)
         return dict(zip(self.columns, features, strict=True))

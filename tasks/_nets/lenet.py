@@ -8,8 +8,10 @@ from itertools import chain
 from torch import nn
 
 from mtlbench.interfaces import MultiTaskModel
+from mtlbench.tasks._nets.trunk import Trunk, vector_gate
 
-INPUTS = 28 * 28
+WIDTHS = (28 * 28, 10 * 12 * 12, 20 * 4 * 4)
+"""Numbers that each stage sees of an image."""
 
 
 def lenet(objectives: Sequence[str], classes: int, features: int) -> MultiTaskModel:
@@ -20,8 +22,18 @@ def lenet(objectives: Sequence[str], classes: int, features: int) -> MultiTaskMo
         classes: outputs of each head.
         features: width of the trunk's output.
     """
-    trunk = nn.Sequential(*chain(*stages(features)))
-    return MultiTaskModel(trunk, {name: nn.Linear(features, classes) for name in objectives})
+    shared = nn.Sequential(*chain(*stages(features)))
+    return MultiTaskModel(shared, {name: nn.Linear(features, classes) for name in objectives})
+
+
+def trunk(objectives: Sequence[str], classes: int, features: int) -> Trunk:
+    """The same for other ways to share; gates see every number. Arguments as :func:`lenet`'s."""
+    return Trunk(
+        nn.Identity(),
+        lambda: [nn.Sequential(*layers) for layers in stages(features)],
+        lambda stage, n: vector_gate(WIDTHS[stage], n),
+        {name: nn.Linear(features, classes) for name in objectives},
+    )
 
 
 def stages(features: int) -> list[list[nn.Module]]:
@@ -29,5 +41,5 @@ def stages(features: int) -> list[list[nn.Module]]:
     return [
         [nn.Conv2d(1, 10, 5), nn.MaxPool2d(2), nn.ReLU()],
         [nn.Conv2d(10, 20, 5), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()],
-        [nn.Linear(320, features), nn.ReLU()],
+        [nn.Linear(WIDTHS[2], features), nn.ReLU()],
     ]

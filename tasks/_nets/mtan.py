@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import starmap
 
 import torch
@@ -17,6 +17,7 @@ from mtlbench.tasks._nets.segnet import (
     dense_heads,
     initialize,
 )
+from mtlbench.tasks._nets.trunk import ByTask, Pick
 
 
 def mtan(
@@ -30,9 +31,9 @@ def mtan(
 
     The trunk returns objective name to features (B, filters[0], H, W), a head prediction (B,
     outputs, H, W). A task's masks belong to the trunk, so to the shared parameters, as in the
-    trainers of Nash-MTL, FairGrad and SAMO; no other task's loss has a gradient there. The
-    convolutions between masks are common to all tasks, and so are their running statistics, which
-    move once a task in each step.
+    trainers of Nash-MTL, FairGrad and SAMO; no other task's loss has a gradient there, and a pass
+    for some tasks makes theirs alone. The convolutions between masks are common to all tasks, and
+    so are their running statistics, which move once a task in each step.
 
     Departs from the authors' code as :func:`~mtlbench.tasks._nets.segnet.segnet` does.
 
@@ -43,20 +44,9 @@ def mtan(
     """
     heads = dense_heads(filters[0], outputs, finals)
     own = {name: nn.Sequential(Pick(name), *head) for name, head in heads.items()}
-    model = MultiTaskModel(MTAN(list(outputs), filters), own)
+    model = ByTask(MTAN(list(outputs), filters), own)
     initialize(model)
     return model
-
-
-class Pick(nn.Module):
-    """One objective's entry of what the trunk returns."""
-
-    def __init__(self, objective: str) -> None:
-        super().__init__()
-        self.objective = objective
-
-    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
-        return features[self.objective]
 
 
 class MTAN(nn.Module):
@@ -74,13 +64,20 @@ class MTAN(nn.Module):
         self.down = nn.ModuleList(map(conv_layer, filters, [*filters[1:], filters[-1]]))
         self.up = nn.ModuleList(starmap(conv_layer, _upwards(filters)))
 
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Features (B, filters[0], H, W) of every objective."""
+    def forward(
+        self,
+        images: Tensor,
+        objectives: Sequence[str],
+        before_part: Callable[[str], object] = lambda name: None,
+    ) -> dict[str, Tensor]:
+        """Features (B, filters[0], H, W) of these objectives."""
         encoder, decoder = self.segnet.stages(images)
-        return {
-            name: path(zip(encoder, self.down, strict=True), zip(decoder, self.up, strict=True))
-            for name, path in self.paths.items()
-        }
+        found = {}
+        for name in objectives:
+            before_part(name)
+            down, up = zip(encoder, self.down, strict=True), zip(decoder, self.up, strict=True)
+            found[name] = self.paths[name](down, up)
+        return found
 
 
 Steps = Iterable[tuple[Stage, nn.Module]]
@@ -99,9 +96,11 @@ class Path(nn.Module):
         super().__init__()
         brought = [0, *filters[1:]]
         self.encoder = nn.ModuleList(
-            mask_layer(n + more, n) for n, more in zip(filters, brought, strict=True)
+            mask_layer(n + more, n, n) for n, more in zip(filters, brought, strict=True)
         )
-        self.decoder = nn.ModuleList(mask_layer(n + fewer, fewer) for n, fewer in _upwards(filters))
+        self.decoder = nn.ModuleList(
+            mask_layer(n + fewer, fewer, fewer) for n, fewer in _upwards(filters)
+        )
 
     def forward(self, down: Steps, up: Steps) -> Tensor:
         """Features at full size."""
@@ -116,13 +115,13 @@ class Path(nn.Module):
         return x
 
 
-def mask_layer(inputs: int, outputs: int) -> nn.Sequential:
+def mask_layer(inputs: int, outputs: int, hidden: int) -> nn.Sequential:
     """Two 1 x 1 convolutions that end in a sigmoid."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 1),
-        nn.BatchNorm2d(outputs),
+        nn.Conv2d(inputs, hidden, 1),
+        nn.BatchNorm2d(hidden),
         nn.ReLU(inplace=True),
-        nn.Conv2d(outputs, outputs, 1),
+        nn.Conv2d(hidden, outputs, 1),
         nn.BatchNorm2d(outputs),
         nn.Sigmoid(),
     )

@@ -6,17 +6,21 @@ Parameters have the names and shapes that the same network has with torch_geomet
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from mtlbench.tasks._nets.trunk import Trunk
+
 if TYPE_CHECKING:
     from torch_geometric.data import Batch as GraphBatch
 
 ROUNDS = 3
+ATOM, BOND = 11, 5
+"""Features of an atom, and of a pair."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,9 @@ class MPNN(nn.Module):
         edge_features: of the input.
     """
 
-    def __init__(self, d: int, width: int, node_features: int = 11, edge_features: int = 5) -> None:
+    def __init__(
+        self, d: int, width: int, node_features: int = ATOM, edge_features: int = 5
+    ) -> None:
         super().__init__()
         self.lin0 = nn.Linear(node_features, d)
         self.conv = EdgeConv(d, edge_features, width)
@@ -167,9 +173,12 @@ class MPNN(nn.Module):
         self.lin1 = nn.Linear(2 * d, d)
 
     def forward(self, graphs: MoleculeBatch) -> Tensor:
+        return nn.functional.relu(self.lin1(self.vectors(graphs)))
+
+    def vectors(self, graphs: MoleculeBatch) -> Tensor:
+        """What the readout makes of molecules, (B, 2 d)."""
         matrices = self.conv.matrices()
-        vectors = torch.cat([self._embed(part, matrices) for part in graphs.parts])
-        return nn.functional.relu(self.lin1(vectors))
+        return torch.cat([self._embed(part, matrices) for part in graphs.parts])
 
     def _embed(self, graphs: Padded, matrices: Tensor) -> Tensor:
         h = nn.functional.relu(self.lin0(graphs.nodes))
@@ -181,13 +190,58 @@ class MPNN(nn.Module):
         return out
 
 
+def mpnn_trunk(d: int, width: int, heads: Mapping[str, nn.Module]) -> Trunk:
+    """The same for other ways to share: a stage up to the readout, and the linear layer.
+
+    Args:
+        d, width: see :class:`MPNN`.
+        heads: objective name to what follows.
+    """
+
+    def gate(stage: int, n: int) -> nn.Module:
+        return nn.Linear(2 * d, n) if stage else nn.Sequential(MeanAtom(), nn.Linear(ATOM, n))
+
+    return Trunk(nn.Identity(), lambda: [Vectors(d, width), Last(d)], gate, heads)
+
+
+class Vectors(MPNN):
+    """:class:`MPNN` up to its readout. Arguments as there."""
+
+    def __init__(self, d: int, width: int) -> None:
+        super().__init__(d, width)
+        del self.lin1
+
+    def forward(self, graphs: MoleculeBatch) -> Tensor:
+        return self.vectors(graphs)
+
+
+class Last(nn.Sequential):
+    """The linear layer behind the readout."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__(nn.Linear(2 * d, d), nn.ReLU())
+
+
+class MeanAtom(nn.Module):
+    """The mean of the atoms' features, (B, F)."""
+
+    def forward(self, graphs: MoleculeBatch) -> Tensor:
+        means = []
+        for part in graphs.parts:
+            known = part.mask.unsqueeze(2).to(part.nodes.dtype)
+            means.append((part.nodes * known).sum(1) / known.sum(1))
+        return torch.cat(means)
+
+
 class ReferenceMPNN(nn.Module):
     """:class:`MPNN` made of torch_geometric's layers, the yardstick of its results and its speed.
 
     Called with :meth:`MoleculeBatch.sparse` of the molecules. Arguments as there.
     """
 
-    def __init__(self, d: int, width: int, node_features: int = 11, edge_features: int = 5) -> None:
+    def __init__(
+        self, d: int, width: int, node_features: int = ATOM, edge_features: int = 5
+    ) -> None:
         super().__init__()
         from torch_geometric.nn import NNConv, Set2Set
 

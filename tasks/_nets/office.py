@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from torch import nn
 
 from mtlbench.interfaces import MultiTaskModel
+from mtlbench.tasks._nets.attention import attention
+from mtlbench.tasks._nets.resnet import BASIC, resnet_stages
+from mtlbench.tasks._nets.trunk import Trunk, map_gate
 
 COLOURS = 3
 FEATURES = 512
@@ -28,6 +31,25 @@ def resnet18(objectives: Sequence[str], classes: int) -> MultiTaskModel:
         objectives: names of the heads.
         classes: outputs of each head.
     """
+    return MultiTaskModel(nn.Sequential(_resnet()), _heads(objectives, FEATURES, classes))
+
+
+def resnet18_trunk(objectives: Sequence[str], classes: int) -> Trunk:
+    """The same for other ways to share: a stage for each scale."""
+    return Trunk(
+        nn.Identity(),
+        lambda: resnet_stages(_resnet()),
+        lambda stage, n: map_gate((COLOURS, *BASIC)[stage], n),
+        _heads(objectives, FEATURES, classes),
+    )
+
+
+def mtan_resnet18(objectives: Sequence[str], classes: int) -> MultiTaskModel:
+    """:func:`~mtlbench.tasks._nets.attention.attention` on it."""
+    return attention(_resnet(), BASIC, _heads(objectives, FEATURES, classes))
+
+
+def _resnet() -> OrderedDict[str, nn.Module]:
     from torchvision.models import resnet18 as torchvision_resnet18
 
     layers = OrderedDict(torchvision_resnet18(weights=None).named_children())
@@ -39,7 +61,7 @@ def resnet18(objectives: Sequence[str], classes: int) -> MultiTaskModel:
     layers["hidden"] = nn.Sequential(
         linear, nn.BatchNorm1d(FEATURES), nn.ReLU(inplace=True), nn.Dropout(0.5)
     )
-    return MultiTaskModel(nn.Sequential(layers), _heads(objectives, FEATURES, classes))
+    return layers
 
 
 def cnn(objectives: Sequence[str], classes: int, *, width: int) -> MultiTaskModel:
@@ -53,16 +75,33 @@ def cnn(objectives: Sequence[str], classes: int, *, width: int) -> MultiTaskMode
         classes: outputs of each head.
         width: channels of the first convolution.
     """
+    shared = nn.Sequential(*chain(*_cnn_stages(width)))
+    return MultiTaskModel(shared, _heads(objectives, 4 * width * GROWTH[-1], classes))
+
+
+def cnn_trunk(objectives: Sequence[str], classes: int, *, width: int) -> Trunk:
+    """The same for other ways to share: a stage for each convolution."""
+    inputs = [COLOURS, *(width * factor for factor in GROWTH)]
+    return Trunk(
+        nn.Identity(),
+        lambda: [nn.Sequential(*layers) for layers in _cnn_stages(width)],
+        lambda stage, n: map_gate(inputs[stage], n),
+        _heads(objectives, 4 * width * GROWTH[-1], classes),
+    )
+
+
+def _cnn_stages(width: int) -> list[list[nn.Module]]:
     sizes = [COLOURS, *(width * factor for factor in GROWTH)]
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        layers += [
+    stages: list[list[nn.Module]] = [
+        [
             nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False),
             nn.GroupNorm(GROUPS, outputs),
             nn.ReLU(inplace=True),
         ]
-    trunk = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten())
-    return MultiTaskModel(trunk, _heads(objectives, 4 * sizes[-1], classes))
+        for inputs, outputs in pairwise(sizes)
+    ]
+    stages[-1] += [nn.AdaptiveAvgPool2d(2), nn.Flatten()]
+    return stages
 
 
 def _heads(objectives: Sequence[str], features: int, classes: int) -> dict[str, nn.Module]:

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import MultiTaskModel
+from mtlbench.tasks._nets.trunk import Trunk, map_gate
 
 FILTERS = (64, 128, 256, 512, 512)
 """Channels at each scale as published, from the finest to the coarsest."""
@@ -43,6 +45,28 @@ def segnet(
     model = MultiTaskModel(SegNet(filters), dense_heads(filters[0], outputs, finals))
     initialize(model)
     return model
+
+
+def segnet_trunk(
+    outputs: Mapping[str, int],
+    finals: Mapping[str, nn.Module] | None = None,
+    *,
+    filters: Sequence[int] = FILTERS,
+) -> Trunk:
+    """The same for other ways to share: a stage for each scale of the encoder and the decoder. The
+    places of a scale's maxima are carried along."""
+
+    def stages() -> list[nn.Module]:
+        net = SegNet(filters)
+        initialize(net)
+        down = zip(net.entries, net.encoders, strict=True)
+        return [*(Down(*layers) for layers in down), *map(Up, reversed(net.decoders))]
+
+    inputs = [COLOURS, *filters[:-1], *reversed(filters)]
+    heads = dense_heads(filters[0], outputs, finals)
+    for head in heads.values():
+        initialize(head)
+    return Trunk(nn.Identity(), stages, lambda stage, n: map_gate(inputs[stage], n), heads)
 
 
 class UnitLength(nn.Module):
@@ -125,7 +149,6 @@ class SegNet(nn.Module):
 
     def __init__(self, filters: Sequence[int]) -> None:
         super().__init__()
-        self.least_side = 2 ** len(filters)
         finer = [filters[0], *filters[:-1]]
         self.entries = nn.ModuleList(map(conv_layer, [COLOURS, *filters[:-1]], filters))
         self.encoders = nn.ModuleList(_further(n, i) for i, n in enumerate(filters))
@@ -142,12 +165,7 @@ class SegNet(nn.Module):
         Raises:
             UsageError: the images are too small.
         """
-        height, width = images.shape[-2:]
-        if min(height, width) < self.least_side:
-            raise UsageError(
-                f"images of {height} x {width} are too small: SegNet with {len(self.entries)} "
-                f"scales needs sides of {self.least_side} or more"
-            )
+        check_size(images, len(self.entries))
         encoder, decoder, places = list[Stage](), list[Stage](), list[Tensor]()
         x = images
         for entry, further in zip(self.entries, self.encoders, strict=True):
@@ -171,3 +189,51 @@ def _further(channels: int, scale: int) -> nn.Sequential:
     """The convolutions of a scale after its first."""
     count = 1 if scale < _SHALLOW else 2
     return nn.Sequential(*(conv_layer(channels, channels) for _ in range(count)))
+
+
+def check_size(images: Tensor, scales: int) -> None:
+    """Hold images to what so many scales can halve.
+
+    Raises:
+        UsageError: they are too small.
+    """
+    height, width = images.shape[-2:]
+    if min(height, width) < 2**scales:
+        raise UsageError(
+            f"images of {height} x {width} are too small: SegNet with {scales} "
+            f"scales needs sides of {2**scales} or more"
+        )
+
+
+# ------------------------------------------------------------------------------------ stages
+Pooled = tuple[Tensor, tuple[tuple[Tensor, torch.Size], ...]]
+"""A map, and of every finer scale the places of its maxima and its shape."""
+
+
+class Down(nn.Module):
+    """One scale of the encoder."""
+
+    def __init__(self, entry: nn.Module, further: nn.Module) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(entry, further)
+        self.pool = nn.MaxPool2d(2, return_indices=True)
+
+    def forward(self, features: Tensor | Pooled) -> Pooled:
+        x, finer = (features, ()) if isinstance(features, Tensor) else features
+        x = self.layers(x)
+        pooled, where = self.pool(x)
+        return pooled, (*finer, (where, x.shape))
+
+
+class Up(nn.Module):
+    """One scale of the decoder; the finest one carries nothing on."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+        self.unpool = nn.MaxUnpool2d(2)
+
+    def forward(self, features: Pooled) -> Tensor | Pooled:
+        x, (*finer, (where, shape)) = features
+        x = self.layers(self.unpool(x, where, output_size=shape))
+        return (x, tuple(finer)) if finer else x

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench.interfaces import MultiTaskModel
+from mtlbench.tasks._nets.trunk import Trunk, vector_gate
 
 WIDEST = 8
 """Of an embedding."""
@@ -51,5 +52,18 @@ def mlp(
     stem: Embedded, widths: Sequence[int], dropout: float, objectives: Sequence[str]
 ) -> MultiTaskModel:
     """A layer for every width behind the stem, one linear head an objective."""
-    trunk = nn.Sequential(stem, *layers([stem.width, *widths], dropout))
-    return MultiTaskModel(trunk, {name: score(widths[-1]) for name in objectives})
+    shared = nn.Sequential(stem, *layers([stem.width, *widths], dropout))
+    return MultiTaskModel(shared, {name: score(widths[-1]) for name in objectives})
+
+
+def trunk(
+    stem: Embedded, widths: Sequence[int], dropout: float, objectives: Sequence[str]
+) -> Trunk:
+    """The same for other ways to share: the embeddings are common to all."""
+    every = [stem.width, *widths]
+    return Trunk(
+        stem,
+        lambda: layers(every, dropout),
+        lambda stage, n: vector_gate(every[stage], n),
+        {name: score(widths[-1]) for name in objectives},
+    )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import MultiTaskModel
 from mtlbench.tasks._nets.segnet import COLOURS, finals_of
+from mtlbench.tasks._nets.trunk import Trunk, map_gate
 
 WIDTH = 16
 GROWTH = (1, 2, 4, 4)
@@ -37,8 +38,34 @@ def unet(
         finals: what else to apply to an objective's prediction.
         width: channels at the finest scale.
     """
+    return MultiTaskModel(UNet(width), _heads(outputs, finals, width))
+
+
+def unet_trunk(
+    outputs: Mapping[str, int],
+    finals: Mapping[str, nn.Module] | None = None,
+    *,
+    width: int = WIDTH,
+) -> Trunk:
+    """The same for other ways to share: a stage for each scale on the way down and up. Skip
+    connections are carried along."""
+
+    def stages() -> list[nn.Module]:
+        net = UNet(width)
+        up = zip(net.narrow, net.up, strict=True)
+        return [*map(Down, net.down), *(Up(*layers) for layers in up)]
+
+    sizes = [width * factor for factor in GROWTH]
+    inputs = [COLOURS, *sizes, *reversed(sizes[1:-1])]
+    heads = _heads(outputs, finals, width)
+    return Trunk(nn.Identity(), stages, lambda stage, n: map_gate(inputs[stage], n), heads)
+
+
+def _heads(
+    outputs: Mapping[str, int], finals: Mapping[str, nn.Module] | None, width: int
+) -> dict[str, nn.Module]:
     last = finals_of(outputs, finals)
-    heads = {
+    return {
         name: nn.Sequential(
             nn.Conv2d(width, width, 3, padding=1),
             nn.ReLU(inplace=True),
@@ -48,7 +75,6 @@ def unet(
         )
         for name, n in outputs.items()
     }
-    return MultiTaskModel(UNet(width), heads)
 
 
 class UNet(nn.Module):
@@ -76,9 +102,7 @@ class UNet(nn.Module):
         Raises:
             UsageError: a side of the images is odd.
         """
-        height, width = images.shape[-2:]
-        if height % 2 or width % 2:
-            raise UsageError(f"images of {height} x {width}: this network needs even sides")
+        check_even(images)
         x = images.contiguous(memory_format=torch.channels_last)  # a fifth faster on a CPU
         skips = []
         for layers in self.down:
@@ -89,6 +113,53 @@ class UNet(nn.Module):
             x = nn.functional.interpolate(narrow(x), size, mode="bilinear")
             x = layers(x + skip)
         return x
+
+
+def check_even(images: Tensor) -> None:
+    """Hold images to what a half of can be doubled again.
+
+    Raises:
+        UsageError: a side of the images is odd.
+    """
+    height, width = images.shape[-2:]
+    if height % 2 or width % 2:
+        raise UsageError(f"images of {height} x {width}: this network needs even sides")
+
+
+# ------------------------------------------------------------------------------------ stages
+Skipping = tuple[Tensor, tuple[Tensor, ...]]
+"""A map, and those of the finer scales."""
+
+
+class Down(nn.Module):
+    """One scale on the way down."""
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, features: Tensor | Skipping) -> Skipping:
+        if isinstance(features, Tensor):
+            check_even(features)
+            x = features.contiguous(memory_format=torch.channels_last)
+            return self.layers(x), ()
+        x, finer = features
+        return self.layers(x), (*finer, x)
+
+
+class Up(nn.Module):
+    """One scale on the way up; the finest one carries nothing on."""
+
+    def __init__(self, narrow: nn.Module, layers: nn.Module) -> None:
+        super().__init__()
+        self.narrow, self.layers = narrow, layers
+
+    def forward(self, features: Skipping) -> Tensor | Skipping:
+        x, (*finer, skip) = features
+        size = skip.shape[-2:]
+        x = nn.functional.interpolate(self.narrow(x), size, mode="bilinear")
+        x = self.layers(x + skip)
+        return (x, tuple(finer)) if finer else x
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

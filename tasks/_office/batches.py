@@ -36,6 +36,15 @@ class DomainBatches:
         self.batch_size = batch_size
         self.seed = seed
 
+    def only(self, choose: Callable[[int], Tensor]) -> DomainBatches:
+        """The same of some of each domain's examples."""
+        chosen = [choose(n) for n in self.sizes]
+
+        def group(k: int, index: Tensor, generator: torch.Generator | None) -> InputGroup:
+            return self.group(k, chosen[k][index], generator)
+
+        return DomainBatches(group, list(map(len, chosen)), self.batch_size, self.seed)
+
     def __len__(self) -> int:
         return -(-max(self.sizes) // self.batch_size)
 

@@ -17,7 +17,15 @@ from torch.nn.functional import cross_entropy, interpolate
 from mtlbench.data import SPLITS, check_split
 from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
-from mtlbench.tasks._nets.office import cnn, resnet18
+from mtlbench.tasks._nets.office import (
+    cnn,
+    cnn_trunk,
+    mtan_resnet18,
+    resnet18,
+    resnet18_trunk,
+)
+from mtlbench.tasks._nets.sharing import SHARING
+from mtlbench.tasks._nets.trunk import Trunk
 from mtlbench.tasks._office.batches import DomainBatches
 from mtlbench.tasks._office.folder import KEPT_BYTES, Images, open_folder, scan, unreadable
 from mtlbench.tasks._office.icons import icons
@@ -25,19 +33,20 @@ from mtlbench.tasks._office.icons import icons
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-ARCHITECTURES = ("cnn", "resnet18")
+ARCHITECTURES = ("cnn", "resnet18", "mtan", *SHARING)
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 
 PROTOCOLS = (
     Protocol(
         name="mini",
-        version=1,
+        version=2,
         arch="cnn",
         epochs=15,
         batch_size=32,
         lr=3e-3,
         scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
+        average_last=5,
         options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
     ),
     Protocol(
@@ -120,11 +129,21 @@ class OfficeTask(Task):
         )
 
     def build_model(self, arch: str) -> MultiTaskModel:
+        width: int = self.protocol.options.get("width", 24)
         builders: Mapping[str, Callable[..., MultiTaskModel]] = {
-            "cnn": partial(cnn, width=self.protocol.options.get("width", 24)),
+            "cnn": partial(cnn, width=width),
             "resnet18": resnet18,
+            "mtan": mtan_resnet18,
         }
-        return builders[arch](self.info.objectives, len(self.classes))
+        if arch in builders:
+            return builders[arch](self.info.objectives, len(self.classes))
+        trunks: Mapping[str, Callable[..., Trunk]] = {
+            "cnn": partial(cnn_trunk, width=width),
+            "resnet18": resnet18_trunk,
+            "mtan": resnet18_trunk,
+        }
+        trunk = trunks[self.protocol.arch](self.info.objectives, len(self.classes))
+        return SHARING[arch](trunk)
 
     def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
         """As in :class:`Task`; see :class:`DomainBatches` for what an epoch is."""

@@ -6,7 +6,8 @@ import cvxpy as cp
 import pytest
 import torch
 
-from mtlbench.methods.moco import MoCo, project_simplex
+from mtlbench.methods._simplex import project_simplex
+from mtlbench.methods.moco import MoCo
 from tests.models import (
     aggregate_part,
     assert_close,

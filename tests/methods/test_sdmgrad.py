@@ -5,9 +5,24 @@ import numpy as np
 import pytest
 import torch
 
+from mtlbench import UsageError
+from mtlbench.interfaces import Passes
 from mtlbench.methods.mgda import MGDA
 from mtlbench.methods.sdmgrad import SDMGrad
-from tests.models import assert_close, dense_view
+from mtlbench.registry import METHODS
+from tests.models import (
+    MakeBatch,
+    assert_close,
+    dense_view,
+    make_stepper,
+    multi_batch,
+    passes_of_a_step,
+    single_batch,
+    tiny_model,
+)
+from tests.reference import Wrapper, assert_follows_reference
+from tests.reference_methods import METHODS as REFERENCES
+from tests.reference_methods import SDMGradOfThree
 
 
 @pytest.mark.parametrize(("K", "P"), [(2, 5), (3, 7), (5, 3)])
@@ -41,3 +56,26 @@ def test_one_task_and_zero_rows() -> None:
         assert torch.isfinite(method.weights(view)).all()
         method.after_step(lambda: torch.ones(3))
         assert method.diagnostics() == {"solver_fallbacks": 0}
+
+
+@pytest.mark.parametrize("sharpness", ["none", "sam"])
+@pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
+def test_three_draws_follow_the_reference(
+    make_batch: MakeBatch, sharpness: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(REFERENCES, "sdmgrad", SDMGradOfThree)
+    batches = [make_batch(seed=seed) for seed in range(3)]
+    assert_follows_reference(tiny_model(), batches, "sdmgrad", sharpness, Wrapper(sharpness))
+
+
+@pytest.mark.parametrize("option", ["refresh=2", "at=representation", "solver=cvxpy"])
+def test_three_draws_have_no_options_of_the_exact_solve(option: str) -> None:
+    with pytest.raises(UsageError, match="draws=3 goes with no other solver, refresh or at"):
+        METHODS.build(f"sdmgrad:draws=3,{option}", 3)
+
+
+def test_three_draws_cost_what_they_declare() -> None:
+    stepper = make_stepper(tiny_model(5), "sdmgrad:draws=3", "sam")
+    declared = stepper.coming_passes
+    assert passes_of_a_step(stepper, single_batch(5)) == (2 + 2, 10 + 1 + 1, 5)
+    assert declared == Passes(4, 12, 5)

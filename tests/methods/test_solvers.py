@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mtlbench.interfaces.gradients import inner_products
+from mtlbench.methods._cosines import SolveError
 from mtlbench.methods._solvers import (
     FAIR_RIDGE,
-    SolveError,
     cagrad_dual,
     fair,
     min_norm,

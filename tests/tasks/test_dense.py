@@ -37,6 +37,7 @@ from mtlbench.training.trainer import Trainer
 Array = NDArray[Any]
 TASK_CLASSES = (Cityscapes, NYUv2)
 SIZE = (12, 18)
+AVERAGED = "mean of the last 5 epochs on test"
 COUNTS = {"train": 5, "val": 3}
 
 both = pytest.mark.parametrize("cls", TASK_CLASSES, ids=lambda c: c.info.name)
@@ -114,7 +115,7 @@ def test_mini_carves_val_out_of_train(cls: type[DenseTask], tmp_path: Path) -> N
     content = write(cls, tmp_path)
     images = {"train": 3, "val": 2, "test": 2}
     task = cls(protocol(cls, "mini", images=images), tmp_path)
-    assert task.data_source.endswith(", 8 images 12x18, split 3/2/2")
+    assert task.data_source.endswith(f", 8 images 12x18, split 3/2/2, {AVERAGED}")
     found = {split: collect(task.batches(split, None))["image"] for split in images}
     assert {split: len(x) for split, x in found.items()} == images
 
@@ -699,7 +700,8 @@ def test_without_a_folder_scenes_stand_in(cls: type[DenseTask], cache: Path) -> 
     task = generated(cls)
     assert task.stand_in
     scenery = {"cityscapes": "streets", "nyuv2": "rooms"}[cls.info.name]
-    assert task.data_source == (f"generated {scenery} v1 (stand-in), 11 images 32x48, split 6/2/3")
+    generated_images = f"generated {scenery} v1 (stand-in), 11 images 32x48"
+    assert task.data_source == f"{generated_images}, split 6/2/3, {AVERAGED}"
     folder = task.samples["train"].folder.parent
     assert folder.is_relative_to(cache)
     assert list(cls.verify(folder)) == []

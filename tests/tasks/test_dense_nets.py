@@ -278,7 +278,7 @@ def test_mtans_attention_is_shared_but_only_its_own_task_moves_it(model: MultiTa
 @pytest.mark.parametrize("name", ["mtan"])
 def test_mtans_heads_see_the_features_of_their_own_task(model: MultiTaskModel) -> None:
     with torch.no_grad():
-        features = model.shared(images())
+        features = model.features(images(), list(model.heads))
         assert list(features) == list(model.heads)
         before = model.predict(features, list(model.heads))
         features["segmentation"] = torch.zeros_like(features["segmentation"])

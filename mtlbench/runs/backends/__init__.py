@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mtlbench.runs.events import Event, Watch
-from mtlbench.runs.execute import Watching
+from mtlbench.runs.execute import Load, Watching
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
 
@@ -56,6 +56,10 @@ class Job:
     def watching(self, watch: Watch) -> Watching:
         """What a run is executed with, in whichever process."""
         return Watching(watch, self.checkpoint_seconds, self.logs)
+
+    def load(self, jobs: int) -> Load:
+        """What a run computes with, of so many at a time."""
+        return Load(self.threads, jobs)
 
 
 class Backend(ABC):

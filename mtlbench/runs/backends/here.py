@@ -19,5 +19,5 @@ class Here(Backend):
                 time.sleep(PATIENCE)
                 continue
             watching = job.watching(partial(job.watch, run))
-            execute(run, job.store, watching, threads=job.threads)
+            execute(run, job.store, watching, job.load(jobs=1))
             job.queue.ended(run)

@@ -16,7 +16,7 @@ from pathlib import Path
 from mtlbench.processes import INTERRUPTED, end_with_parent, stop
 from mtlbench.runs.backends import PATIENCE, Backend, Job
 from mtlbench.runs.events import Event, StoppedError, unwatched
-from mtlbench.runs.execute import Watching, make
+from mtlbench.runs.execute import Load, Watching, make
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
 from mtlbench.runs.workers import context
@@ -92,7 +92,7 @@ class Local(Backend):
         gpu = least_loaded(self.gpus, [worker.gpu for worker in workers])
         process = processes.Process(  # type: ignore[attr-defined]
             target=_serve,
-            args=(theirs, job.store.folder, job.threads, job.watching(unwatched), gpu),
+            args=(theirs, job.store.folder, job.load(self.jobs), job.watching(unwatched), gpu),
             daemon=True,
         )
         process.start()
@@ -165,9 +165,7 @@ def _tell(worker: _Worker, message: object) -> None:
 
 
 # ------------------------------------------------------------------------------------ the worker
-def _serve(
-    pipe: Connection, folder: Path, threads: int, watching: Watching, gpu: str | None
-) -> None:
+def _serve(pipe: Connection, folder: Path, load: Load, watching: Watching, gpu: str | None) -> None:
     """Execute what comes through the pipe, until it is closed."""
     end_with_parent()
     if gpu is not None:
@@ -183,7 +181,7 @@ def _serve(
         (spec, digest), death = message, ""
         try:
             with suppress(StoppedError):
-                death = make(spec, digest, store, watching, threads)
+                death = make(spec, digest, store, watching, load)
         except KeyboardInterrupt:  # Ctrl-C goes to the sweep: this is the run's own doing
             raise SystemExit(INTERRUPTED) from None
         with suppress(OSError):  # the sweep is gone, which the next turn sees

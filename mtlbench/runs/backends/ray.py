@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mtlbench.errors import UsageError
 from mtlbench.runs.backends import PATIENCE, Backend, Job
 from mtlbench.runs.events import unwatched
-from mtlbench.runs.execute import Watching, make
+from mtlbench.runs.execute import Load, Watching, make
 from mtlbench.runs.spec import Run, RunSpec
 from mtlbench.runs.store import Store
 
@@ -72,7 +72,7 @@ class OnRay(Backend):
             if run is None:
                 return
             reference = remote.remote(
-                run.spec, run.identity.digest, folder, job.watching(unwatched), job.threads
+                run.spec, run.identity.digest, folder, job.watching(unwatched), job.load(room)
             )
             running[reference] = run
 
@@ -126,5 +126,5 @@ def _death(ray: Any, reference: Any) -> str:
         return f"the run's process died on the cluster: {type(error).__name__}"
 
 
-def _run(spec: RunSpec, digest: str, folder: Path, watching: Watching, threads: int) -> str:
-    return make(spec, digest, Store(folder), watching, threads)
+def _run(spec: RunSpec, digest: str, folder: Path, watching: Watching, load: Load) -> str:
+    return make(spec, digest, Store(folder), watching, load)

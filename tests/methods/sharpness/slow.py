@@ -3,6 +3,7 @@ loops, textbook formulas."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -269,6 +270,9 @@ class SlowSAMO(Slow):
     spans: Sequence[slice] = (slice(None),)
     n_samples: int = 1
     heads: bool = True
+    agreement: bool = False
+    seen: dict[int, list[Tensor]] = field(default_factory=dict)
+    """Of each task the slopes of its own loss and of the others' mean, at every step."""
 
     def update(
         self, step: Step, losses: Tensor, methods: list[Method], noise: torch.Generator
@@ -279,15 +283,32 @@ class SlowSAMO(Slow):
 
         def there(k: int) -> MultiTaskModel:
             z = self._draw(g0, noise) if shared_noise is None else shared_noise
-            local = sum(
-                (self._slope(step, k, sample) * sample for sample in z), torch.zeros_like(g0)
-            )
-            v = self.alpha * g0 + (1 - self.alpha) * self._normalized(step, local / len(z), g0)
+            slopes = [self._slope(step, k, sample) for sample in z]
+            local = sum((c * sample for c, sample in zip(slopes, z, strict=True)), 0 * g0)
+            alpha = self.alpha
+            if self.agreement:
+                mine = torch.stack(slopes)
+                pair = torch.stack([mine, (K * z @ g0 - mine) / (K - 1)])
+                self.seen.setdefault(k, []).append(pair)
+                alpha = self._agreed(self.seen[k])
+            v = alpha * g0 + (1 - alpha) * self._normalized(step, local / len(z), g0)
             (eps,) = perturbation(self.rho, self.adaptive, (theta(step), v))
             (eps_h,) = perturbation(self.rho, self.adaptive, (head(step, k), own[k] / K))
             return step.moved(eps, {k: eps_h} if self.heads else {})
 
         return methods[0].aggregate(losses, *step.gradients(there), noise)
+
+    def _agreed(self, seen: list[Tensor]) -> float:
+        weights = [0.01 * 0.99**age for age in reversed(range(len(seen)))]
+        pairs = [(w, pair) for w, pair in zip(weights, seen, strict=True)]
+        product, a, b = (
+            sum(w * float((pair[i] * pair[j]).mean()) for w, pair in pairs)
+            for i, j in ((0, 1), (0, 0), (1, 1))
+        )
+        cosine = sum(weights) * product / math.sqrt(a * b)
+        if cosine > 0:
+            return self.alpha + (1 - self.alpha) * cosine
+        return self.alpha * (1 + cosine)
 
     def _draw(self, like: Tensor, noise: torch.Generator) -> Tensor:
         z = torch.zeros(self.n_samples, like.numel(), dtype=like.dtype)

@@ -86,6 +86,14 @@ CELLS: list[tuple[str, Callable[[], Slow]]] = [
         lambda: SlowSAMO("samo", n_samples=2, noise="shared", spans=LAST),
     ),
     ("samo:heads=false", lambda: SlowSAMO("samo", heads=False)),
+    (
+        "samo:alpha_rule=agreement,alpha=0.4,rho=0.3",
+        lambda: SlowSAMO("samo", agreement=True, alpha=0.4, rho=0.3),
+    ),
+    (
+        "samo:alpha_rule=agreement,n_samples=2,noise=shared,difference=forward",
+        lambda: SlowSAMO("samo", agreement=True, n_samples=2, noise="shared", difference="forward"),
+    ),
     ("looksam:every=2", lambda: SlowLookSAM("looksam")),
     ("looksam:every=1", lambda: SlowLookSAM("looksam", every=1)),
     (

@@ -79,7 +79,7 @@ def check(folder: Path, boards: Path) -> int:
 def test_regenerating_makes_runs_tables_picture_and_page(boards: Path) -> None:
     made = sorted(path.name for path in boards.iterdir())
     tables = [f"toy{ending}.csv" for ending in ("", "_pairs", "_seeds", "_standings")]
-    assert made == sorted(["index.html", "records", "specs", "toy.png", *tables])
+    assert made == sorted(["index.html", "records", "specs", "toy.svg", *tables])
     assert len(list((boards / "records").glob("*.json"))) == 6  # the reference comes with it
     assert check(boards / "records", boards) == 0
 

@@ -125,7 +125,7 @@ def quickstart(
     built = build(read)
     written = tables.write(built, out)
     for board in built.values():
-        written.append(out / f"{board.task}.png")
+        written.append(out / f"{board.task}.svg")
         plot(board, written[-1])
     print_boards(built)
     for path in written:

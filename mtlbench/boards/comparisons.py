@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mtlbench.boards.build import MACHINE, Board
 from mtlbench.boards.metrics import changes
@@ -118,26 +119,30 @@ class Table:
         last = base[[f"{name}_last" for name in metrics]].set_axis(metrics, axis=1)
         return counted == ends and not last.equals(base[metrics])
 
-    def against_reference(
-        self, name: str, some: Sequence[int] | None = None, at: Literal["", "_last", "_beside"] = ""
-    ) -> Estimate:
-        """Delta-m of a row, with the reference's own noise.
+    def scores(self, name: str, seeds: Sequence[int], at: str = "") -> NDArray[np.float64]:
+        """(2, n, M): the metrics of a row and of the reference, a seed a row; ``at`` as below."""
+        columns = [metric + at for metric in self.metrics]
+        mine, base = (runs.loc[list(seeds), columns] for runs in (self.of(name), self._reference))
+        return np.stack([mine, base]).astype(float)
+
+    @property
+    def signs(self) -> list[int]:
+        """(M,): -1 where higher is better, 1 elsewhere."""
+        return [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
+
+    def against_reference(self, name: str, at: Literal["", "_last", "_beside"] = "") -> Estimate:
+        """Delta-m of a row, with the reference's own noise; NaN if the row lacks a seed.
 
         Args:
             name: of the row.
-            some: seeds, which may repeat; all of the group's by default, and NaN if the row lacks
-                one.
             at: empty for the scores that count by the protocol, "_last" for the last epoch's,
                 "_beside" for those that the protocol might have taken; NaN where a record has none.
         """
-        mine = self.of(name)
-        if not self.has_reference or (some is None and not self._is_whole(name)):
-            return Estimate(len(mine), math.nan, math.nan)
-        base = self._reference
-        seeds = list(mine.index if some is None else some)
-        signs = [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
-        columns = [name + at for name in self.metrics]
-        return against_reference(mine.loc[seeds, columns], base.loc[seeds, columns], signs)
+        seeds = list(self.of(name).index)
+        if not self.has_reference or not self._is_whole(name):
+            return Estimate(len(seeds), math.nan, math.nan)
+        mine, base = self.scores(name, seeds, at)
+        return against_reference(mine, base, self.signs)
 
     def lost(self, name: str) -> dict[str, float]:
         """Change for the worse of each metric against the reference, in percent, on the means;

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mtlbench.engine.gramian import GramianMethod
+    from mtlbench.engine.reduce import ProcessRanks
     from mtlbench.engine.step import StepReport, train_step
     from mtlbench.errors import ContractError, DataError, DivergedError, UsageError
     from mtlbench.interfaces import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         Protocol,
         SharpnessInfo,
         SharpnessWrapper,
+        SizedLoss,
         StepProblem,
         Task,
         TaskInfo,
@@ -47,9 +49,11 @@ __all__ = [
     "MetricInfo",
     "MultiTaskModel",
     "Passes",
+    "ProcessRanks",
     "Protocol",
     "SharpnessInfo",
     "SharpnessWrapper",
+    "SizedLoss",
     "StepProblem",
     "StepReport",
     "Stepper",
@@ -66,6 +70,7 @@ _ELSEWHERE = {
     "DataError": "errors",
     "DivergedError": "errors",
     "GramianMethod": "engine.gramian",
+    "ProcessRanks": "engine.reduce",
     "StepReport": "engine.step",
     "Stepper": "training.stepper",
     "UsageError": "errors",

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.numerics import AS_AROUND, Numerics
 from mtlbench.engine.problem import BatchProblem
+from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.engine.views import Forward
 from mtlbench.interfaces import Batch, Ignored, Loss, MultiTaskModel, Passes
 
@@ -47,6 +48,7 @@ class AccumulatedProblem(BatchProblem):
         further: none; methods that look at further batches see a batch whole.
         optimizer: of the parameters.
         numerics: how the network's passes are computed.
+        ranks: this process alone.
 
     Raises:
         UsageError: the inputs cannot be taken apart; and as :class:`BatchProblem` has it.
@@ -67,6 +69,7 @@ class AccumulatedProblem(BatchProblem):
         further: Sequence[Batch] = (),
         optimizer: Optimizer | None = None,
         numerics: Numerics = AS_AROUND,
+        ranks: Ranks = ALONE,
     ) -> None:
         passes = Passes() if passes is None else passes
         pieces = [group.parts(numerics.accumulate) for group in batch]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.numerics import AS_AROUND, Numerics, check_retained, is_compiled, widened
 from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
+from mtlbench.engine.reduce import ALONE, Ranks, Shares
 from mtlbench.engine.views import Forward, JointView, NonFiniteError, PlainView, ShiftedView
 from mtlbench.errors import UsageError
 from mtlbench.hardware import on_host
@@ -74,6 +76,10 @@ class BatchProblem(StepProblem):
     A further batch's forward passes, also the first, leave buffers and the random number generator
     alone, whenever they come, so that the step's own draws the same numbers without them.
 
+    Where several processes have a part of the batch each, losses with a graph are this one's shares
+    of them, and of a task that it has nothing of, zero; all that views and :meth:`evaluate` show is
+    summed. A process may lack a task, a group, or the whole batch.
+
     Args:
         model: the network.
         flat: its parameters.
@@ -87,6 +93,7 @@ class BatchProblem(StepProblem):
         further: further batches that the method looks at.
         optimizer: of the parameters, for :meth:`ahead`.
         numerics: how the network's passes are computed.
+        ranks: the processes that have a part of the batch.
 
     Raises:
         UsageError: the batch is none, or a target belongs to no head of the model, or two to the
@@ -108,15 +115,16 @@ class BatchProblem(StepProblem):
         further: Sequence[Batch] = (),
         optimizer: Optimizer | None = None,
         numerics: Numerics = AS_AROUND,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model = model
+        self.model, self.ranks = model, ranks
         self.flat: FlatParameters = flat
         self.loss, self.generator, self.numerics = loss, generator, numerics
         self._network, self._judging = numerics.contexts(flat.data.device)
         self.passes = Passes() if passes is None else passes
         self._ignore, self._optimizer = ignore, optimizer
         self._take(batch, objectives)
-        tasks = [k for k, name in enumerate(objectives) if self.labels.counts.get(name)]
+        tasks = [k for k, name in enumerate(objectives) if self.shares.counts.get(name)]
         self.objectives = [objectives[k] for k in tasks]
         """The tasks that take part."""
         self._joint = (
@@ -142,6 +150,8 @@ class BatchProblem(StepProblem):
         self.batch = batch
         self._inputs = [self.numerics.inputs(group.inputs) for group in batch]
         self.labels = Labels(wanted, self._ignore, self.flat.data.device)
+        counts = self.labels.counts
+        self.shares = Shares.of(self.ranks, objectives, self.loss, counts, wanted)
         self._randomness, self._begun = Randomness(self.flat.data.device, number), False
 
     def _on(self, number: int, batch: Batch) -> BatchProblem:
@@ -154,7 +164,7 @@ class BatchProblem(StepProblem):
     @property
     def can_look(self) -> bool:
         """Whether there are several tasks, and each has a label in every further batch."""
-        labelled = (each.labels.counts.get(n) for each in self.further for n in self.objectives)
+        labelled = (each.shares.counts.get(n) for each in self.further for n in self.objectives)
         return len(self.objectives) > 1 and all(labelled)
 
     def losses(self, only: Sequence[str] | None = None) -> Tensor:
@@ -171,10 +181,16 @@ class BatchProblem(StepProblem):
                 names = [name for name in wanted if name in group.targets]
                 if names:
                     parts.append(self._part(index, group, names))
-        losses = torch.cat([part.losses for part in parts]) if len(parts) > 1 else parts[0].losses
+        every = [part.losses for part in parts]
         order = [name for part in parts for name in part.names]
+        absent = [name for name in wanted if name not in order] if len(order) < len(wanted) else []
+        if absent:
+            every, order = [*every, torch.stack([self._nothing()] * len(absent))], [*order, *absent]
+        losses = torch.cat(every) if len(every) > 1 else every[0]
         if order != wanted:
             losses = losses[[order.index(name) for name in wanted]]
+        if self.shares.own is not None:
+            losses = torch.stack(self.shares.weighted(losses.unbind(), wanted))
         if self._beside and self._beside_rows is None and losses.requires_grad:
             self._beside_rows = [
                 torch.autograd.grad(loss, self._beside, retain_graph=True, allow_unused=True)
@@ -185,7 +201,7 @@ class BatchProblem(StepProblem):
         features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
         return Forward(
             losses,
-            [features[name] for name in wanted],
+            [features.get(name, []) for name in wanted],
             opaque=not all(_plain(leaf) for part in parts for leaf in tree_leaves(part.trunk)),
             groups=len(parts),
             separate=partial(self._separate, parts, wanted),
@@ -201,13 +217,7 @@ class BatchProblem(StepProblem):
         trunk = tree_map(_alias, found)
         predictions, targets = self._outputs(index, trunk, names)
         if isinstance(self.loss, JointLoss):
-            with self._judging():
-                together = self.loss.together(predictions, targets)
-            losses = widened(check_losses(together, names))
-            apart = dict(zip(names, losses.unbind(), strict=True))
-            if self._regularised:
-                apart = {name: self._penalised(name, trunk, loss) for name, loss in apart.items()}
-                losses = torch.stack(list(apart.values()))
+            losses, apart = self._together(trunk, predictions, targets)
         else:
             apart = {
                 name: self._loss(name, trunk, p, targets[name]) for name, p in predictions.items()
@@ -215,6 +225,27 @@ class BatchProblem(StepProblem):
             losses = torch.stack(list(apart.values()))
         joint = len(names) > 1 and self._joint
         return _Part(index, trunk, names, losses, None if joint else apart)
+
+    def _together(
+        self, trunk: Any, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A joint loss of all objectives, with a graph of them all and one by one."""
+        assert isinstance(self.loss, JointLoss)
+        names = list(predictions)
+        lacking = {name for name in names if self.shares.lacks(name)}
+        if lacking:
+            some = {name: p for name, p in predictions.items() if name not in lacking}
+            apart = self._together(trunk, some, targets)[1] if some else {}
+            apart |= {name: self._nothing(predictions[name]) for name in lacking}
+            return torch.stack([apart[name] for name in names]), apart
+        with self._judging():
+            together = self.loss.together(predictions, targets)
+        losses = widened(check_losses(together, names))
+        apart = dict(zip(names, losses.unbind(), strict=True))
+        if self._regularised:
+            apart = {name: self._penalised(name, trunk, loss) for name, loss in apart.items()}
+            losses = torch.stack(list(apart.values()))
+        return losses, apart
 
     def _outputs(
         self, index: int, trunk: Any, names: list[str]
@@ -226,7 +257,17 @@ class BatchProblem(StepProblem):
         predictions = self.numerics.predictions(predictions)
         return self.labels.pick_all(predictions, self.batch[index].targets)
 
+    def _nothing(self, structure: Any = None) -> Tensor:
+        """Zero, for a task that other processes have: its graph leads to the tensors of a
+        prediction, so that a layer that works together with those of other processes is there in
+        each of their passes; to a parameter, where there is no prediction."""
+        parameters = chain(self.flat.shared_params, *self.flat.head_params)
+        leaves = _differentiable(structure) or [next(parameters)]
+        return torch.stack([t.flatten()[:0].sum() for t in leaves]).sum().to(self.flat.data.dtype)
+
     def _loss(self, name: str, trunk: Any, prediction: Any, target: Tensor) -> Tensor:
+        if self.shares.lacks(name):
+            return self._nothing(prediction)
         try:
             with self._judging():
                 loss = self.loss(name, prediction, target)
@@ -249,7 +290,10 @@ class BatchProblem(StepProblem):
         losses: dict[str, Tensor] = {}
         for part in parts:
             losses |= self._one_by_one(part) if part.apart is None else part.apart
-        return [losses[name] for name in wanted]
+        if self.shares.own is None:
+            return [losses[name] for name in wanted]
+        nothing = {name: self._nothing() for name in wanted if name not in losses}
+        return self.shares.weighted([(losses | nothing)[name] for name in wanted], wanted)
 
     def _one_by_one(self, part: _Part) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
@@ -314,7 +358,7 @@ class BatchProblem(StepProblem):
     @torch.no_grad()
     def evaluate(self, only: Sequence[str] | None = None) -> Tensor:
         """Losses at the present point, without a graph."""
-        return self.losses(only)
+        return self.ranks.sum(self.losses(only))
 
     def ahead(self, update: Update, *, bare: bool = False) -> Update:
         """By what a step of descent would move the parameters; see :meth:`StepProblem.ahead`."""
@@ -342,8 +386,19 @@ class BatchProblem(StepProblem):
         for p, own in zip(self._beside, zip(*rows, strict=True), strict=True):
             parts = [w * g for w, g in zip(factors, own, strict=True) if g is not None]
             p.grad = torch.stack(parts).sum(0) if parts else None
-            written += [p.grad] if p.grad is not None else []
+        for p, used in zip(self._beside, self._used_beside(), strict=True):
+            if used:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                self.ranks.sum_(p.grad)
+                written.append(p.grad)
         return written
+
+    def _used_beside(self) -> list[bool]:
+        """Which of the loss's own parameters have a gradient, here or on another process."""
+        if not self._beside:
+            return []
+        found = self.ranks.total([p.grad is not None for p in self._beside])
+        return [n > 0 for n in found]
 
     @property
     def begun(self) -> bool:

@@ -74,7 +74,7 @@ class Randomness:
             if self._seed is not None:
                 _seed(self._seed, self._device)
             yield
-            start = next(iter(self._states.values()))
+            start = next(iter(self._states.values()), self._now())  # a batch may have no group
             self._unused = all(map(torch.equal, start, self._now()))
         finally:
             if before is not None:

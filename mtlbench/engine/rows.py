@@ -96,6 +96,12 @@ class GradientRows:
         self.heads = [self._heads[k] for k in self._layout.tasks]
         return self
 
+    @property
+    def tail(self) -> Tensor:
+        """The heads; with the gradient of the shared parameters before them where there is one."""
+        size = len(self._rows)
+        return self.buffer if size == 1 else self.buffer[self._jacobian.numel() :]
+
     def zero_(self) -> GradientRows:
         """Set every gradient to zero."""
         self.buffer.zero_()

@@ -14,10 +14,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.reduce import Ranks
 from mtlbench.engine.rows import GradientRows
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import GradientView, HeadPolicy, Move, Passes, PointView, Update
-from mtlbench.interfaces.gradients import product, scaled
+from mtlbench.interfaces import (
+    GradientView,
+    GramianPoint,
+    HeadPolicy,
+    Move,
+    Passes,
+    PointView,
+    Update,
+)
+from mtlbench.interfaces.gradients import inner_products, product, scaled
 
 
 class NonFiniteError(ArithmeticError):
@@ -30,6 +39,7 @@ class Forward:
 
     Args:
         losses: (K',), with the graph of them all: for a backward pass through all heads at once.
+            Of several processes each has its part of them, and the sum is the loss.
         features: for each of them the trunk's output tensors.
         opaque: whether an output of the trunk hides its tensors (it is no tensor, sequence or
             mapping).
@@ -54,6 +64,7 @@ class Source(Protocol):
     """The problem whose gradients are viewed."""
 
     flat: FlatParameters
+    ranks: Ranks
     generator: torch.Generator
     passes: Passes
     objectives: Sequence[str]
@@ -76,14 +87,14 @@ class PlainView(PointView):
         self, problem: Source, losses: Tensor | None = None, *, keep: bool = False
     ) -> None:
         self._problem, self._point, self._keep = problem, problem.flat.point, keep
+        self._ranks = problem.ranks
         self._graph: Forward | None = problem.forward()
-        self._opaque = self._graph.opaque
         if not self._graph.losses.requires_grad:
             raise UsageError(
                 "no loss has a gradient: a step must not run within torch.no_grad(), and losses "
                 "must not be detached"
             )
-        here = self._graph.losses.detach()
+        here, self._opaque = self._common(self._graph)
         problem.hold_finite(here)
         if problem.first_losses is None:
             problem.first_losses = here
@@ -96,6 +107,14 @@ class PlainView(PointView):
 
     def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
         return self._problem.fetch(*tensors)
+
+    def _common(self, graph: Forward) -> tuple[Tensor, bool]:
+        """The losses, and whether the trunk's output is opaque anywhere."""
+        losses, opaque = graph.losses.detach(), graph.opaque
+        if self._ranks.size == 1:
+            return losses, opaque
+        found = self._ranks.sum(torch.cat([losses, losses.new_tensor([opaque])]))
+        return found[:-1], bool(found[-1] > 0)
 
     def _take_graph(self, *, keep: bool) -> Forward:
         """The forward pass; made again if an earlier question has used it up."""
@@ -112,6 +131,10 @@ class PlainView(PointView):
             for k, loss in enumerate(losses):
                 rows.bind(k)
                 backward(loss, self._problem.passes, keep=k < len(losses) - 1)
+                if len(losses) > 1:
+                    self._ranks.start_(rows.rows[k])
+            self._ranks.start_(rows.tail)
+            self._ranks.finish()
             self._rows, self._graph = rows, None
         return self._rows
 
@@ -125,11 +148,13 @@ class PlainView(PointView):
         if self._in_one != k:
             self._one.zero_().bind()
             backward(self._take_graph(keep=True).apart[k], self._problem.passes, keep=True)
+            self._ranks.sum_(self._one.tail)
             self._in_one = k
         return self._one.rows[0], self._one.heads[k]
 
     def _at_representation(self) -> tuple[Tensor, list[Tensor]]:
-        """``(K, R)`` gradients at the trunk's output, and the heads' gradients."""
+        """``(K, R)`` gradients at the trunk's output, where this process's examples are, and the
+        heads' gradients."""
         if self._opaque:
             raise UsageError(
                 "the trunk's output hides its tensors (it is no tensor, sequence or mapping); "
@@ -147,12 +172,23 @@ class PlainView(PointView):
                 rows.append((torch.cat(parts) if parts else flat.data.new_zeros(0)).to(flat.data))
                 pieces = [g.flatten() for g in grads[len(features) :]]
                 heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
+            heads = self._sum_heads(heads)
             if flat.heads_apart:
                 self._problem.passes.head_backward += self.n_tasks
             else:
                 self._problem.passes.backward += self.n_tasks
             self._representation = torch.stack(rows), heads
         return self._representation
+
+    def _sum_heads(self, heads: list[Tensor]) -> list[Tensor]:
+        if self._ranks.size == 1:
+            return heads
+        return list(self._ranks.sum(torch.cat(heads)).split([len(own) for own in heads]))
+
+    def gramian(self, at: GramianPoint = "shared") -> Tensor:
+        if at == "representation":  # each example has columns of its own, on one process
+            return self._ranks.sum(inner_products(self._at_representation()[0]))
+        return super().gramian(at)
 
     def jacobian(self) -> Tensor:
         return self._dense().jacobian
@@ -163,6 +199,11 @@ class PlainView(PointView):
         return self._dense().heads
 
     def representation_jacobian(self) -> Tensor:
+        if self._ranks.size > 1:
+            raise UsageError(
+                "gradients at the trunk's output lie on several processes, each with the columns "
+                "of its examples: ask for gramian('representation')"
+            )
         return self._at_representation()[0]
 
     def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
@@ -178,6 +219,7 @@ class PlainView(PointView):
         rows.bind()
         graph = self._take_graph(keep=False)
         backward((w * graph.losses).sum(), self._problem.passes, graph.groups, keep=self._keep)
+        self._ranks.sum_(rows.tail)
         return Update(rows.rows[0], rows.heads, w)
 
     def _combine_at_representation(self, w: Tensor, heads: HeadPolicy) -> Update:
@@ -188,11 +230,13 @@ class PlainView(PointView):
         pieces = (w @ at_output).split([t.numel() for t in features])
         rows = self._problem.flat.rows(1)
         rows.bind()
-        torch.autograd.backward(
-            features,
-            [piece.view_as(t).to(t) for piece, t in zip(pieces, features, strict=True)],
-            retain_graph=self._keep,
-        )
+        if features:  # other processes may have all examples of these tasks
+            torch.autograd.backward(
+                features,
+                [piece.view_as(t).to(t) for piece, t in zip(pieces, features, strict=True)],
+                retain_graph=self._keep,
+            )
+        self._ranks.sum_(rows.rows[0])
         self._problem.passes.backward += graph.groups
         return Update(rows.rows[0], scaled(own, w, heads), w)
 
@@ -234,13 +278,19 @@ class ShiftedView(GradientView):
                 backward(loss, self._problem.passes, keep=k != tasks[-1])
         if self._base is not None:
             for k in tasks:
-                rows.rows[k if row is None else row].sub_(self._base.row(k)[0])
+                own = self._base.row(k)[0]
+                if self._problem.ranks.rank == 0:  # it is of all processes: subtract it once
+                    rows.rows[k if row is None else row].sub_(own)
 
     def _dense(self) -> GradientRows:
         if self._rows is None:
-            rows = self._problem.flat.rows(self.n_tasks)
-            for point in range(len(self._points)):
+            rows, ranks = self._problem.flat.rows(self.n_tasks), self._problem.ranks
+            for point, tasks in enumerate(self._points):
                 self._differentiate(point, rows)
+                for k in tasks if self.n_tasks > 1 else ():
+                    ranks.start_(rows.rows[k])
+            ranks.start_(rows.tail)
+            ranks.finish()
             self._rows, self._heads = rows, rows.heads
         return self._rows
 
@@ -262,6 +312,7 @@ class ShiftedView(GradientView):
             one.rows[0].zero_()
             self._differentiate(k, one, 0)
             total.addcmul_(one.rows[0], w[k])
+        self._problem.ranks.sum_(total, one.buffer[len(total) :])
         self._heads = one.heads
         return Update(total, scaled(one.heads, w, heads), w)
 
@@ -290,6 +341,7 @@ class JointView(ShiftedView):
                 rows.bind()
                 total = (torch.stack([w[k] for k in tasks]) * graph.losses).sum()
                 backward(total, self._problem.passes, graph.groups)
+        self._problem.ranks.sum_(rows.tail)
         return Update(rows.rows[0], rows.heads, w)
 
 
@@ -302,6 +354,6 @@ def backward(loss: Tensor, passes: Passes, groups: int = 1, *, keep: bool = Fals
 
 
 def _gradients(loss: Tensor, of: Sequence[Tensor]) -> Sequence[Tensor]:
-    if not loss.requires_grad:
+    if not loss.requires_grad or not of:
         return [torch.zeros_like(t) for t in of]
     return torch.autograd.grad(loss, of, retain_graph=True, materialize_grads=True)

@@ -6,7 +6,16 @@ with the gradient of loss k with respect to the shared parameters in row k, ``gr
 J^\top` (K, K).
 """
 
-from mtlbench.interfaces.batch import Batch, Divisible, Ignore, Ignored, InputGroup, JointLoss, Loss
+from mtlbench.interfaces.batch import (
+    Batch,
+    Divisible,
+    Ignore,
+    Ignored,
+    InputGroup,
+    JointLoss,
+    Loss,
+    SizedLoss,
+)
 from mtlbench.interfaces.gradients import (
     DenseView,
     GradientView,
@@ -56,6 +65,7 @@ __all__ = [
     "SharpnessInfo",
     "SharpnessWrapper",
     "Shift",
+    "SizedLoss",
     "StepProblem",
     "Task",
     "TaskInfo",

@@ -127,6 +127,25 @@ Loss = Callable[[str, Any, Tensor], Tensor]
 
 
 @runtime_checkable
+class SizedLoss(Protocol):
+    """A :data:`Loss` that is no mean over the labelled examples says what it is. This is needed
+    where a batch lies on several processes, whose parts of a loss are to add up."""
+
+    def size(self, objective: str, target: Tensor) -> float | None:
+        """Over how many things of ``target`` the loss is a mean (valid pixels, atoms); None if it
+        is a sum over them.
+
+        Args:
+            objective: a task that has a label.
+            target: of all examples, also of those without a label.
+
+        Raises:
+            UsageError: it is neither (a root of a mean, an overlap, a contrast between examples),
+                so that there is no such thing as a part of it.
+        """
+
+
+@runtime_checkable
 class Divisible(Protocol):
     """Batches that can be had of some of the examples alone."""
 

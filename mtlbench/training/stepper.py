@@ -22,6 +22,7 @@ from mtlbench.engine.inputs import (
 )
 from mtlbench.engine.numerics import Numerics, Precision, check_autocast, without_autocast
 from mtlbench.engine.problem import BatchProblem
+from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.engine.step import NO_LABEL, StepReport, train_step
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.interfaces import (
@@ -132,9 +133,14 @@ class Stepper:
         channels_last: whether images go through the network with their channels innermost.
         accumulate: in how many parts a batch goes through the network, for the memory of one:
             losses are averaged and gradients summed over the parts, and there is one aggregate.
+        ranks: the processes that train together, each with its part of every batch: a step is that
+            of one process with the whole batch. All are given the same here, and the network starts
+            with the numbers of the first. A loss that is no mean over examples says what it is, see
+            :class:`~mtlbench.interfaces.SizedLoss`.
 
     Raises:
-        UsageError: an unknown name, or an option of the wrong type or range.
+        UsageError: an unknown name, or an option of the wrong type or range; or the processes were
+            given different things.
     """
 
     def __init__(
@@ -152,6 +158,7 @@ class Stepper:
         precision: Precision | None = None,
         channels_last: bool = False,
         accumulate: int = 1,
+        ranks: Ranks = ALONE,
     ) -> None:
         check_model(model, objectives)
         check_optimizer(optimizer)
@@ -160,7 +167,9 @@ class Stepper:
             raise UsageError(f"unknown gradient_scale {gradient_scale!r}; valid: {valid}")
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise UsageError(f"clip_norm={clip_norm} must be positive, or None for no bound")
-        self.model, self.optimizer, self.clip_norm = model, optimizer, clip_norm
+        if ranks.size > 1 and accumulate > 1:
+            raise UsageError("several processes and accumulate > 1 do not go together: take one")
+        self.model, self.optimizer, self.clip_norm, self.ranks = model, optimizer, clip_norm, ranks
         self.ignore = ignore
         self._all = objectives is None
         self.objectives = list(model.heads) if objectives is None else list(objectives)
@@ -194,6 +203,28 @@ class Stepper:
         idle = [names[id(p)] for p in self.flat.params if held and id(p) not in held]
         if idle:
             logger.warning("the optimizer does not have %s: nothing moves them", ", ".join(idle))
+        if ranks.size > 1:
+            self._begin_together(f"{method} and {sharpness}", seed)
+
+    def _begin_together(self, names: str, seed: int) -> None:
+        """Hold the processes to one request, and take the first one's network."""
+        shapes = [f"{name} {tuple(p.shape)}" for name, p in self.model.named_parameters()]
+        rates = [group.get("lr") for group in self.optimizer.param_groups]
+        self.ranks.agree(
+            {
+                "method and wrapper": names,
+                "objectives": self.objectives,
+                "parameters": shapes,
+                "optimizer": f"{type(self.optimizer).__name__} of lr {rates}",
+                "seed": seed,
+                "scale and clip_norm": (self.scale, self.clip_norm),
+                "ignore": self.ignore,
+                "version of torch": torch.__version__,
+            }
+        )
+        self.flat.begin_step()
+        frozen = [p.detach() for p in self.model.parameters() if not p.requires_grad]
+        self.ranks.take_first_([self.flat.data, *frozen, *self.model.buffers()])
 
     @property
     def n_further(self) -> int:
@@ -244,6 +275,7 @@ class Stepper:
             further=[_groups(each) for each in further],
             optimizer=self.optimizer,
             numerics=self.numerics,
+            ranks=self.ranks,
         )
         self.unlooked += self.further is not None and not problem.can_look
         for doubt in problem.labels.doubts(self._asked):

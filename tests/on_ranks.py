@@ -7,9 +7,11 @@ import itertools
 import json
 import multiprocessing
 import os
+import signal
+import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
-from mtlbench import InputGroup, MultiTaskModel, ProcessRanks, Stepper
-from mtlbench.engine.reduce import ALONE, Ranks
-from mtlbench.interfaces import Batch, Loss
+from mtlbench import InputGroup, MultiTaskModel, ProcessRanks, Stepper, UsageError
+from mtlbench.engine.reduce import ALONE, Ranks, Shares
+from mtlbench.interfaces import Batch, JointLoss, Loss
 
 N, STEPS = 11, 3
 LIMIT = 100.0
@@ -138,11 +141,157 @@ def batches(
                     t[:] = torch.nan  # nobody has the last one
         group = InputGroup(inputs, targets)
         alone = kind == "alone" and step == 2  # the last batch is on the first process
-        spans = [slice(0, N), *[None] * (size - 1)] if alone else list(parts)
-        yield [group], [[part(group, s)] if s is not None else [] for s in spans]
+        spans = [slice(0, N), *[slice(0, 0)] * (size - 1)] if alone else parts
+        yield [group], [[part(group, s)] if s.stop or not alone else [] for s in spans]
+
+
+class Tempered(nn.Module):
+    """A loss with a parameter a task."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factors = nn.ParameterDict(
+            {f"t{k}": nn.Parameter(torch.tensor(1.0 + k, dtype=torch.float64)) for k in range(3)}
+        )
+
+    def forward(self, objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+        factor: Tensor = self.factors[objective]
+        return factor.square() * loss(objective, prediction, target) - factor
+
+
+class Valid:
+    """A mean over the entries that are not zero."""
+
+    def __call__(self, objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+        valid = target != 0
+        off = torch.where(valid, (prediction - target).abs(), 0).sum()
+        return off / valid.sum().clamp(min=1)
+
+
+class SizedValid(Valid):
+    """The same, which says so."""
+
+    def size(self, objective: str, target: Tensor) -> float:
+        return int((target.nan_to_num() != 0).sum())
+
+
+class Summed:
+    """A sum over the examples."""
+
+    def __call__(self, objective: str, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().sum()
+
+    def size(self, objective: str, target: Tensor) -> None:
+        return None
+
+
+class Rooted(Summed):
+    """No mean and no sum."""
+
+    def size(self, objective: str, target: Tensor) -> None:
+        raise UsageError(f"the loss of {objective} is the root of a mean: it has no parts")
+
+
+class Joint(JointLoss):
+    """All losses at once."""
+
+    def together(self, predictions: Mapping[str, Any], targets: Mapping[str, Tensor]) -> Tensor:
+        return torch.stack([loss(n, p, targets[n]) for n, p in predictions.items()])
+
+
+def gaps_in_targets(step: int, whole: Batch, mine: list[Batch]) -> None:
+    """Entries that are zero, more of them on one process."""
+    for group in [*whole, *itertools.chain(*mine)]:
+        for t in group.targets.values():
+            t[(t > 0.2) & ~t.isnan()] = 0
+
+
+def infinite_on_one(step: int, whole: Batch, mine: list[Batch]) -> None:
+    """The second step has an infinite input, on the second process alone."""
+    if step == 1:
+        for groups in (whole, mine[1]):
+            groups[0].inputs[-1] = torch.inf
+
+
+class SynchronisedNorm(nn.BatchNorm1d):
+    """What ``nn.SyncBatchNorm`` does, which refuses the CPU."""
+
+    on = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        found = torch.cat([x.sum(0), x.square().sum(0), x.new_tensor([len(x)])])
+        if SynchronisedNorm.on:
+            found = all_reduce(found)
+        n, C = found[-1], x.shape[1]
+        mean, var = found[:C] / n, found[C:-1] / n - (found[:C] / n) ** 2
+        if self.running_mean is not None and self.running_var is not None:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.detach(), 0.1)
+                self.running_var.lerp_(var.detach() * n / (n - 1), 0.1)
+        return (x - mean) / (var + self.eps).sqrt() * self.weight + self.bias
+
+
+def normalised(K: int, dtype: torch.dtype = torch.float64) -> MultiTaskModel:
+    """With normalisation over the whole batch in the trunk."""
+    net = model(K, dtype)
+    net.shared = nn.Sequential(
+        nn.Linear(4, 6), SynchronisedNorm(6), *list(net.shared.children())[1:]
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for p in net.shared.parameters():
+            nn.init.normal_(p)
+    return net.to(dtype)
+
+
+class Routed(MultiTaskModel):
+    """A part of the trunk for each task, and a penalty on what is shared."""
+
+    def features(
+        self,
+        inputs: Any,
+        objectives: Sequence[str],
+        before_part: Callable[[str], object] = lambda name: None,
+    ) -> Any:
+        first = self.shared.get_submodule("0")(inputs)
+        found = {}
+        for name in objectives:
+            before_part(name)
+            found[name] = self.shared.get_submodule(f"1.{name}")(first)
+        return found
+
+    def penalty(self, features: Any, objective: str) -> Tensor:
+        return 0.1 * self.shared.get_parameter("0.0.weight").square().sum()
+
+
+class Own(nn.Module):
+    """A head that reads what the trunk made for it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.layer = name, nn.Linear(5, 2)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Tensor:
+        found: Tensor = self.layer(features[self.name])
+        return found
+
+
+def routed(K: int, dtype: torch.dtype = torch.float64) -> MultiTaskModel:
+    """Parts of the trunk for each task, which count as its head."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        common = nn.Sequential(nn.Linear(4, 6), nn.Tanh())
+        parts = nn.ModuleDict({f"t{k}": nn.Linear(6, 5) for k in range(K)})
+        heads = {f"t{k}": Own(f"t{k}") for k in range(K)}
+        return Routed(nn.ModuleList([common, parts]), heads, own=dict(parts.items())).to(dtype)
 
 
 # ------------------------------------------------------------------------------------- both ways
+_squared = loss
+
+
 def states(stepper: Stepper) -> dict[str, Tensor]:
     """All that a step leaves behind, by name."""
     found = {n: t.clone() for n, t in stepper.model.state_dict().items()}
@@ -166,10 +315,10 @@ def train(
     K: int = 3,
     kind: str = "partial",
     dtype: torch.dtype = torch.float64,
-    loss: Loss = loss,
+    loss: Callable[[], Loss] | None = None,
     made: Callable[[int, torch.dtype], MultiTaskModel] = model,
     adam: bool = False,
-    spoil: Callable[[int, list[Batch]], None] = lambda step, mine: None,
+    spoil: Callable[[int, Batch, list[Batch]], None] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Three steps: what is left behind and was seen, and why steps were skipped.
 
@@ -181,13 +330,15 @@ def train(
         K: number of tasks.
         kind: of batches.
         dtype: of parameters and inputs.
-        loss: of a task.
+        loss: makes the loss.
         made: makes the network.
         adam: instead of descent with momentum.
-        spoil: changes the parts of a step's batch.
+        spoil: changes a step's batch and its parts.
     """
     net = made(K, dtype)
-    beside = list(loss.parameters()) if isinstance(loss, nn.Module) else []
+    SynchronisedNorm.on = ranks.size > 1
+    judge: Loss = _squared if loss is None else loss()
+    beside = list(judge.parameters()) if isinstance(judge, nn.Module) else []
     every = [*net.parameters(), *beside]
     optimizer: torch.optim.Optimizer = torch.optim.SGD(every, 0.05, momentum=0.9)
     if adam:
@@ -198,11 +349,12 @@ def train(
     ]  # their labels are complete
     seen, skipped = [], []
     for step, (whole, mine) in enumerate(batches(kind, K, dtype, size)):
-        spoil(step, mine)
+        if spoil is not None:
+            spoil(step, whole, mine)
         further = [next(other) for other in others]
         report = stepper.step(
             whole if ranks.size == 1 else mine[ranks.rank],
-            loss,
+            judge,
             [w if ranks.size == 1 else m[ranks.rank] for w, m in further],
         )
         skipped.append(report.skipped)
@@ -246,3 +398,108 @@ def compare(cases: Sequence[dict[str, Any]], ranks: Ranks) -> list[float]:
             raise AssertionError(f"{case}") from error
         gaps.append(gap(found, alone) if why == reasons else float("inf"))
     return gaps
+
+
+# ------------------------------------------------------------------------------------ other jobs
+class LeavingOut(ProcessRanks):
+    """Processes that sum nothing in one function of the engine, and otherwise as ever."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        super().__init__()
+
+    def _here(self) -> bool:
+        return sys._getframe(2).f_code.co_qualname == self.place
+
+    @property
+    def rank(self) -> int:
+        return 0 if self._here() else self._rank
+
+    @rank.setter
+    def rank(self, value: int) -> None:
+        self._rank = value
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        return list(values) if self._here() else super().total(values)
+
+    def sum(self, small: Tensor) -> Tensor:
+        return small if self._here() else super().sum(small)
+
+    def sum_(self, *tensors: Tensor) -> None:
+        if not self._here():
+            super().sum_(*tensors)
+
+    def start_(self, tensor: Tensor) -> None:
+        if not self._here():
+            super().start_(tensor)
+
+
+def differs_without(place: str, case: dict[str, Any], ranks: Ranks) -> bool:
+    """Whether the processes are not what one is, if nothing is summed in ``place``."""
+    alone, _ = train(**case, ranks=ALONE)
+    weighted = Shares.weighted
+
+    def whole(self: Shares, losses: Sequence[Tensor], objectives: Sequence[str]) -> list[Tensor]:
+        here = sys._getframe(1).f_code.co_qualname == place
+        return list(losses) if here else weighted(self, losses, objectives)
+
+    setattr(Shares, "weighted", whole)  # noqa: B010
+    try:
+        found, _ = train(**case, ranks=LeavingOut(place))
+    except Exception:
+        return True  # the others wait for what never comes
+    return gap(found, alone) > 1e-9
+
+
+def started(told: Sequence[str], ranks: Ranks) -> str:
+    """What a process is told whose method is its own one of ``told``."""
+    net = model(2)
+    try:
+        Stepper(net, torch.optim.SGD(net.parameters(), 0.1), told[ranks.rank], ranks=ranks)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+def same_numbers(ranks: Ranks) -> list[float]:
+    """Parameters and buffers that started as others, after a stepper was made."""
+    net = normalised(2)
+    with torch.no_grad():
+        for t in [*net.parameters(), *net.buffers()]:
+            t.add_(ranks.rank)
+    Stepper(net, torch.optim.SGD(net.parameters(), 0.1), "ls", ranks=ranks)
+    return [float(t.sum()) for t in [*net.parameters(), *net.buffers()]]
+
+
+def lost(how: str, ranks: Ranks) -> str:
+    """What a process finds whose other one dies, or stalls, before the second step."""
+    net = model(3)
+    stepper = Stepper(net, torch.optim.SGD(net.parameters(), 0.1), "mgda", ranks=ranks)
+    for step, (_, mine) in enumerate(batches("full", 3, torch.float64, ranks.size)):
+        if step == 1 and ranks.rank == 1:
+            if how == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(STALLED)
+        try:
+            stepper.step(mine[ranks.rank], _squared)
+        except RuntimeError as error:
+            return f"{type(error).__name__} in step {step}"
+    return ""
+
+
+def volumes(pairs: Sequence[tuple[str, str]], ranks: ProcessRanks) -> list[list[float]]:
+    """For each pair the collectives of a third step, and how often it sends the shared
+    parameters' size, as sums of all processes do."""
+    found = []
+    for method, wrapper in pairs:
+        torch.manual_seed(0)
+        trunk = nn.Sequential(nn.Linear(4, 400), nn.Tanh(), nn.Linear(400, 400), nn.Tanh())
+        net = MultiTaskModel(trunk, {f"t{k}": nn.Linear(400, 2) for k in range(3)}).double()
+        optimizer = torch.optim.SGD(net.parameters(), 0.01)
+        stepper = Stepper(net, optimizer, method, wrapper, ranks=ranks)
+        for _, mine in batches("full", 3, torch.float64, ranks.size):
+            calls, elements = ranks.calls, ranks.elements
+            stepper.step(mine[ranks.rank], _squared)
+        sent = (ranks.elements - elements) / (2 * (ranks.size - 1) / ranks.size)
+        found.append([ranks.calls - calls, sent / stepper.flat.shared.stop])
+    return found

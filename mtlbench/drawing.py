@@ -88,7 +88,7 @@ def colour_bar(figure: Figure, image: Any, axes: Sequence[Any], label: str) -> N
     bar = figure.colorbar(image, ax=axes, fraction=0.05, pad=0.02)
     bar.set_label(label, color=INK, fontsize=9)
     bar.ax.tick_params(colors=INK, labelsize=8)
-    bar.outline.set_edgecolor(INK)  # type: ignore[operator]
+    bar.outline.set_edgecolor(INK)
 
 
 def svg(figure: Figure, label: str, salt: str) -> str:

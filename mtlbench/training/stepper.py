@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from mtlbench.engine.inputs import (
     check_optimizer,
     parameters_of,
 )
+from mtlbench.engine.observe import ObservedProblem, StepLog
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.step import NO_LABEL, StepReport, train_step
 from mtlbench.errors import DivergedError, UsageError
@@ -180,6 +182,8 @@ class Stepper:
         batch: Batch | InputGroup,
         loss: Loss,
         further: Sequence[Batch | InputGroup] = (),
+        *,
+        log: StepLog | None = None,
     ) -> StepReport:
         """Train on one batch.
 
@@ -188,6 +192,8 @@ class Stepper:
                 takes no part in the step.
             loss: ``loss(objective, prediction, target)``, a scalar.
             further: ``stepper.n_further`` batches, for a method that looks at them.
+            log: looks on, for instance a :class:`~mtlbench.training.gradients.GradientLog`; the
+                step is the same with it, and its passes are not counted as the step's.
 
         Raises:
             UsageError: the batch, the loss, or what became of the model, is of no use; or further
@@ -198,7 +204,10 @@ class Stepper:
             now, then = ", ".join(self.model.heads), ", ".join(self.objectives)
             raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")
         self._check_further(further)
-        problem = BatchProblem(
+        kind: Callable[..., BatchProblem] = BatchProblem
+        if log is not None and log.wants(self.steps):
+            kind = partial(ObservedProblem, log, self.steps)
+        problem = kind(
             self.model,
             self.flat,
             _groups(batch),

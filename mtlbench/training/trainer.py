@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.engine.observe import StepLog
 from mtlbench.hardware import Stopwatch
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
@@ -85,6 +87,8 @@ class Trainer:
         self.tests: list[Scores] = []
         """Test scores of the epochs that the protocol averages."""
         self._warm_up = WARM_UP_STEPS
+        self.log: StepLog | None = None
+        """Looks on at steps; those that it wants are left out of the times of a step."""
 
     def fit(
         self,
@@ -132,13 +136,15 @@ class Trainer:
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
+        alone: list[bool] = []
         for batch in self.data.epoch(order):
             groups, *further = (
                 [group.to(self.device) for group in each] for each in (batch, *self.data.further())
             )
             skipped = self.stepper.skipped
+            alone.append(self.log is None or not self.log.wants(self.stepper.steps))
             with watch.lap():
-                report = self.stepper.step(groups, self.task.loss, further)
+                report = self.stepper.step(groups, self.task.loss, further, log=self.log)
             if not begun:
                 on_first_step()
             begun = True
@@ -157,7 +163,7 @@ class Trainer:
         elif self.scheduler is not None:
             self.scheduler.step()
         times = watch.seconds()
-        timed = times[self._warm_up :]
+        timed = list(compress(times, alone))[self._warm_up :]
         self._warm_up = 0
         self.train_seconds += sum(times)
         self.history.append(

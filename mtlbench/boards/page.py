@@ -22,12 +22,13 @@ from mtlbench.boards.published import Literature, datasets
 from mtlbench.runs.record import RunRecord
 
 
-def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
+def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = (), why: str = "") -> str:
     """The page as HTML.
 
     Args:
         boards: by task.
         records: that they are made of, for learning curves; none are drawn without.
+        why: a section of :func:`~mtlbench.boards.mechanism.section`, if there is a study.
     """
     curves = histories(records)
     parts = [part for board in boards.values() for part in _sections(board, curves)]
@@ -44,16 +45,18 @@ def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
             "<p>Δm% is the mean change for the worse against networks of one task each; less is "
             "better. Better and worse are said where a test shows them, equal likewise; the rest "
             "is open.</p>",
-            f"<nav>{' '.join([*links, PUBLISHED_LINK])}</nav>",
+            f"<nav>{' '.join([*links, *([WHY_LINK] if why else []), PUBLISHED_LINK])}</nav>",
             "<noscript><p>Without scripts the tables are complete, but cannot be sorted.</p>"
             "</noscript>",
             *parts,
+            *([why] if why else []),
             *_literature(),
             f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n",
         ]
     )
 
 
+WHY_LINK = '<a href="#why">why</a>'
 PUBLISHED_LINK = '<a href="#published">as published</a>'
 
 

@@ -25,6 +25,13 @@ def page(
 
     check_writable(out.parent)
     boards, records, _ = read_boards(folder)
-    text = html(boards, records)
+    text = html(boards, records, why(out.parent))
     write_atomically(out, lambda temporary: temporary.write_bytes(text.encode()))
     say(f"wrote {out}")
+
+
+def why(folder: Path) -> str:
+    """The section that ``mtlbench diagnose --study FOLDER/diagnose`` has written for the page in
+    FOLDER; empty if there is none."""
+    path = folder / "diagnose" / "section.html"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""

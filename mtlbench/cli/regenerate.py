@@ -9,6 +9,7 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, read_boards
 from mtlbench.cli.options import Jobs
+from mtlbench.cli.page import why
 from mtlbench.cli.sweep import Retry, Threads, begin_all, end, execute_all
 from mtlbench.cli.terminal import say
 from mtlbench.errors import UsageError
@@ -53,7 +54,7 @@ def regenerate(
     for name, board in mine.items():
         written.append(folder / f"{name}.png")
         plot(board, written[-1])
-    text = page(boards, known).encode()
+    text = page(boards, known, why(folder)).encode()
     written.append(folder / "index.html")
     write_atomically(written[-1], lambda temporary: temporary.write_bytes(text))
     print_boards(mine)

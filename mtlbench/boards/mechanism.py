@@ -72,7 +72,7 @@ def _runs(numbers: pd.DataFrame) -> pd.DataFrame:
         named = frame["quantity"].str.startswith("lambda_1 /") & (frame["of"] == "mean")
         row["ratio"] = float(frame.loc[named, "value"].iloc[0]) if named.any() else math.nan
         lambdas = frame[frame["quantity"].str.fullmatch(r"lambda_\d+") & (frame["of"] == "mean")]
-        row["converged"] = not lambdas["note"].fillna("").astype(bool).any()
+        row["converged"] = (lambdas["note"] == "").all()
         rows.append(row | {"run": name})
     found = pd.DataFrame(rows)
     found["wrapper"] = _names(found)

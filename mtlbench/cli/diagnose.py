@@ -64,7 +64,7 @@ def diagnose(
     import pandas as pd
 
     from mtlbench.diagnose import pictures
-    from mtlbench.diagnose.report import Settings, is_done
+    from mtlbench.diagnose.report import Settings, is_done, read_numbers
     from mtlbench.drawing import write_svg
     from mtlbench.files import check_writable
 
@@ -90,7 +90,7 @@ def diagnose(
             say(f"{record.stem} was done before")
         else:
             _diagnose(record, data, folder, settings, landscape, points, against)
-        frames[record.stem] = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        frames[record.stem] = read_numbers(path)
     if 1 < len(frames) <= _MOST_SPECTRA:
         write_svg(pictures.spectra(frames), folder / "spectra.svg", "spectra of the Hessians")
         say(f"wrote {folder / 'spectra.svg'}")
@@ -132,11 +132,13 @@ def _diagnose(
     """One run: its tables and pictures."""
     from mtlbench.diagnose import pictures, report
     from mtlbench.diagnose.conflict import only, suggestion
+    from mtlbench.diagnose.landscape import around, between
     from mtlbench.diagnose.opened import kept
     from mtlbench.drawing import write_svg
     from mtlbench.files import write_csv
 
     run = kept(record, data)
+    end = None if against is None else report.other_end(run, against, data)
     surface = settings.surface(run)
     say(f"{run.task.info.title}: {run.name}")
     if run.data_differ:
@@ -144,35 +146,33 @@ def _diagnose(
     say(
         f"{surface.size} parameters, {settings.batches} batches of {settings.split}; {surface.said}"
     )
-    drawn = {}
     gradients = report.gradients_of(run)
-    if gradients is None:
-        say("no gradients were logged: run again with --log gradients:every=10")
-    else:
-        if settings.layers is not None:
-            names = [surface.flat.layer_names[i] for i in surface.chosen]
-            gradients = only(gradients, names)
+    if gradients is not None and settings.layers is not None:
+        gradients = only(gradients, [surface.flat.layer_names[i] for i in surface.chosen])
+    frame = report.numbers(run, surface, settings, gradients)
+    drawn = {"spectrum": pictures.spectra({run.name: frame})}
+    if gradients is not None:
         drawn["cosines"] = pictures.cosines(gradients)
         drawn["training"] = pictures.over_time(gradients)
         drawn["layers"] = pictures.by_layer(gradients)
     if dimensions:
-        found = report.landscape(surface, settings, dimensions, points)
+        found = around(surface, points=points, dimensions=dimensions, seed=settings.seed)
         write_csv(found, folder / f"{record.stem}-landscape.csv")
         label = "random filter-normalised directions, in sizes of the network's filters"
         plot = pictures.along if dimensions == 1 else pictures.plane
         drawn["landscape"] = plot(found, label)
-    if against is not None:
-        found = report.line(run, surface, against, data, points)
+    if end is not None:
+        found = between(surface, run.model, end.model, points)
         write_csv(found, folder / f"{record.stem}-line.csv")
-        label = f"from {record.stem} to {against.stem}"
+        label = f"from {record.stem} to {end.path.stem}"
         drawn["line"] = pictures.along(found, label, ("this run", "the other one"))
-    frame = report.numbers(run, surface, settings, gradients)
-    drawn["spectrum"] = pictures.spectra({run.name: frame})
     for kind, figure in drawn.items():
         write_svg(figure, folder / f"{record.stem}-{kind}.svg", f"{run.name}: {kind}")
     write_csv(frame, folder / f"{record.stem}.csv")
     _print(frame)
-    if gradients is not None:
+    if gradients is None:
+        say("no gradients were logged: run again with --log gradients:every=10")
+    else:
         say(suggestion(gradients).why)
     say(f"wrote {folder / record.stem}*")
 

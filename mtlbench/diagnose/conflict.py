@@ -12,6 +12,7 @@ from mtlbench.training.gradients import TRUNK
 
 HALF = 0.5
 """Share of the conflict that the suggested layers have, at least."""
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def suggestion(frame: pd.DataFrame) -> Suggestion:
             "", "no layers are suggested: no two task gradients had a negative cosine"
         )
     ordered = parts.sort_values("share", ascending=False, kind="stable")
-    count = int((ordered["share"].cumsum() < HALF).sum()) + 1
+    count = int((ordered["share"].cumsum() < HALF - _ROUNDING).sum()) + 1
     chosen = ordered["layer"].iloc[:count].tolist()
     mine = parts["layer"].isin(chosen)
     ends = {parts["layer"].iloc[0], parts["layer"].iloc[-1]}

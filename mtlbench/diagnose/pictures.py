@@ -129,7 +129,7 @@ def spectra(runs: Mapping[str, pd.DataFrame]) -> Figure:
         for i, (name, frame) in enumerate(values.items()):
             mine = frame[frame["of"] == of]
             colour, x = COLOURS[i % len(COLOURS)], mine["rank"] + 0.08 * (i - len(values) / 2)
-            sure = mine["note"].fillna("") == ""
+            sure = mine["note"] == ""
             line = axes.errorbar(
                 x, mine["value"], mine["error"], color=colour, linewidth=0.8, capsize=2
             )

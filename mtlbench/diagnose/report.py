@@ -12,7 +12,7 @@ import pandas as pd
 from torch import Tensor
 
 from mtlbench.diagnose.conflict import summary
-from mtlbench.diagnose.landscape import Sharpness, around, between, sharpness
+from mtlbench.diagnose.landscape import Sharpness, sharpness
 from mtlbench.diagnose.opened import Kept, kept
 from mtlbench.diagnose.spectrum import Hessian, top_eigenvalues, trace
 from mtlbench.diagnose.surface import Mode, Surface
@@ -164,6 +164,12 @@ def gradients_of(run: Kept) -> pd.DataFrame | None:
     return read_gradients(path)
 
 
+def read_numbers(path: Path) -> pd.DataFrame:
+    """A table of :func:`numbers` that was written."""
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""], dtype={"note": str})
+    return frame.fillna({"note": ""})
+
+
 def is_done(path: Path, settings: Settings) -> bool:
     """Whether a table is there, and of these settings."""
     if not path.is_file():
@@ -172,13 +178,8 @@ def is_done(path: Path, settings: Settings) -> bool:
     return bool(len(said)) and json.loads(said.iloc[0]) == asdict(settings)
 
 
-def landscape(surface: Surface, settings: Settings, dimensions: int, points: int) -> pd.DataFrame:
-    """Losses around the run's network."""
-    return around(surface, points=points, dimensions=dimensions, seed=settings.seed)
-
-
-def line(run: Kept, surface: Surface, other: Path, data: Path | None, points: int) -> pd.DataFrame:
-    """Losses on the line to another run's network.
+def other_end(run: Kept, other: Path, data: Path | None) -> Kept:
+    """A run that a line can lead to.
 
     Raises:
         UsageError: it is of another task or architecture.
@@ -191,4 +192,4 @@ def line(run: Kept, surface: Surface, other: Path, data: Path | None, points: in
                 f"there is no line from {run.path} to {other}: {what} {getattr(mine, what)!r} and "
                 f"{getattr(theirs, what)!r}"
             )
-    return between(surface, run.model, end.model, points)
+    return end

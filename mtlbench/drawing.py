@@ -54,7 +54,7 @@ def figure_of(
     figure.patch.set_alpha(0)
     for axes in grid.flat:
         axes.patch.set_alpha(0)
-        axes.tick_params(colors=INK)
+        axes.tick_params(which="both", colors=INK)
         for spine in axes.spines.values():
             spine.set_color(INK)
         axes.xaxis.label.set_color(INK)

@@ -40,7 +40,6 @@ class ObservedProblem(BatchProblem):
     """
 
     def __init__(self, log: StepLog, step: int, *args: Any, **how: Any) -> None:
-        super().__init__(*args, **how)
         self._log, self._step = log, step
         self._here: PlainView | None = None
         self.displacements: dict[str, Tensor] = {}
@@ -50,11 +49,12 @@ class ObservedProblem(BatchProblem):
         """By name and objective, what the wrapper said of itself."""
         self.cost = Passes()
         """Of looking on; no part of the step's own passes."""
+        super().__init__(*args, **how)
 
     def forward(self, only: Sequence[str] | None = None) -> Forward:
         """As :meth:`BatchProblem.forward`; one with a graph elsewhere is where gradients are
         taken."""
-        if self.flat.point and torch.is_grad_enabled():
+        if self._own and self.flat.point and torch.is_grad_enabled():
             length = self.flat.displacement().norm()
             self.displacements |= dict.fromkeys(only or self.objectives, length)
         return super().forward(only)
@@ -62,7 +62,7 @@ class ObservedProblem(BatchProblem):
     def view(self, losses: Tensor | None = None, *, keep: bool = False) -> PlainView:
         """As :meth:`BatchProblem.view`."""
         view = super().view(losses, keep=keep)
-        if not self.flat.point and self._here is None:
+        if self._own and not self.flat.point and self._here is None:
             self._here = view
         return view
 

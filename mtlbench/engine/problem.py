@@ -308,9 +308,6 @@ class BatchProblem(StepProblem):
         moves = descent(self._optimizer, self.flat, [update.shared, *update.heads], bare=bare)
         return Update(moves[0], moves[1:])
 
-    def note(self, name: str, values: Tensor, only: Sequence[str] | None = None) -> None:
-        """Nobody looks on; see :meth:`StepProblem.note`."""
-
     def before_move(self, weights: Tensor | None) -> None:
         """For who looks on: the step is computed, the parameters are where they were. ``weights``
         are those of the tasks that take part, where there are such."""

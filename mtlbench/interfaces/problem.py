@@ -113,8 +113,9 @@ class StepProblem(ABC):
             UsageError: the problem knows no optimizer.
         """
 
-    @abstractmethod
-    def note(self, name: str, values: Tensor, only: Sequence[str] | None = None) -> None:
+    def note(  # noqa: B027 (where nobody looks on there is nothing to do)
+        self, name: str, values: Tensor, only: Sequence[str] | None = None
+    ) -> None:
         """Say something to whoever looks on at the step; nobody else hears it.
 
         Args:

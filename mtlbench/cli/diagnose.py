@@ -33,7 +33,9 @@ def diagnose(
         Path | None, typer.Option(help="Folder to write to; 'diagnose' beside the first record.")
     ] = None,
     split: Annotated[str, typer.Option(help="train, val or test: whose first batches.")] = "train",
-    batches: Annotated[int, typer.Option(min=1, help="How many.")] = 4,
+    batches: Annotated[
+        int | None, typer.Option(min=1, help="How many; 4, or all of fewer, by default.")
+    ] = None,
     mode: Annotated[
         Literal["eval", "train"],
         typer.Option(help="Of the network: as it is judged, or batch statistics and dropout."),
@@ -143,9 +145,8 @@ def _diagnose(
     say(f"{run.task.info.title}: {run.name}")
     if run.data_differ:
         say(f"trained on {run.record.identity.data_source}, looked at on {run.task.data_source}")
-    say(
-        f"{surface.size} parameters, {settings.batches} batches of {settings.split}; {surface.said}"
-    )
+    say(f"{surface.size} parameters, {surface.n_batches} batches of {settings.split}")
+    say(surface.said)
     gradients = report.gradients_of(run)
     if gradients is not None and settings.layers is not None:
         gradients = only(gradients, [surface.flat.layer_names[i] for i in surface.chosen])

@@ -32,7 +32,7 @@ class Settings:
 
     Args:
         split: whose first batches, see :class:`Surface`.
-        batches: how many.
+        batches: how many; at most four if None.
         mode: of the network.
         layers: of the trunk that are moved; all if None.
         top: eigenvalues.
@@ -45,7 +45,7 @@ class Settings:
     """
 
     split: str = "train"
-    batches: int = 4
+    batches: int | None = None
     mode: Mode = "eval"
     layers: str | None = None
     top: int = 5

@@ -20,6 +20,8 @@ from mtlbench.interfaces import MultiTaskModel, Task
 from mtlbench.torch_private import NormBase
 
 Mode = Literal["eval", "train"]
+AT_MOST = 4
+"""Batches where no number is given."""
 
 
 class Surface:
@@ -33,7 +35,7 @@ class Surface:
         model: the network; its parameters are moved, and brought back.
         task: whose batches and losses.
         split: "train", "val" or "test".
-        n_batches: how many of its first ones, in order and not augmented.
+        n_batches: how many of its first ones, in order and not augmented; at most four if None.
         mode: "eval" takes the running statistics of normalisation as they are and drops nothing:
             the network that is judged, each example by itself. "train" normalises each batch by its
             own statistics and keeps one draw of dropout for each: what training saw. Neither moves
@@ -51,15 +53,16 @@ class Surface:
         task: Task,
         *,
         split: str = "train",
-        n_batches: int = 4,
+        n_batches: int | None = None,
         mode: Mode = "eval",
         layers: str | None = None,
         seed: int = 0,
     ) -> None:
         check_split(split)
         self.model, self.mode, self.objectives = model, mode, list(model.heads)
-        batches = list(islice(task.batches(split, None), n_batches))
-        if len(batches) < n_batches:
+        batches = list(islice(task.batches(split, None), n_batches or AT_MOST))
+        self.n_batches = len(batches)
+        if n_batches is not None and len(batches) < n_batches:
             raise UsageError(
                 f"{n_batches} batches were asked for, the split {split!r} has {len(batches)} of "
                 f"{task.protocol.batch_size}"
@@ -94,7 +97,9 @@ class Surface:
         )
         unknown = [o for o, n in zip(self.objectives, counts.sum(0), strict=True) if n == 0]
         if unknown:
-            raise UsageError(f"no label of {', '.join(unknown)} in {n_batches} batches of {split}")
+            raise UsageError(
+                f"no label of {', '.join(unknown)} in {len(batches)} batches of {split}"
+            )
         self._shares = counts / counts.sum(0)
 
     @property

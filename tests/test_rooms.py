@@ -16,6 +16,7 @@ LINKS = ("tasks", "methods")
 FLOORS = (
     ("errors",),
     ("files", "hardware", "processes", "torch_private"),
+    ("drawing",),
     ("interfaces",),
     ("registry", "data"),
     ("engine",),

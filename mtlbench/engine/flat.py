@@ -216,6 +216,10 @@ class FlatParameters(Layout, Parameters):
             self._set_versions(versions)
             self.point = 0
 
+    def displacement(self) -> Tensor:
+        """How far the shared parameters are displaced, (P,), within :meth:`shifted`."""
+        return self.data[self.shared] - self._anchor[self.shared]
+
     def _set_versions(self, versions: Sequence[int]) -> None:
         # Writing through the buffer bypasses autograd's version counters: without this, a backward
         # pass through a graph made at another point would silently mix the two. Each shift has a

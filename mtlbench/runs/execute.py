@@ -16,8 +16,9 @@ from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.runs.code import published
-from mtlbench.runs.curves import Curves
+from mtlbench.runs.curves import Curves, gradient_options
 from mtlbench.runs.events import Event, StoppedError, Watch, unwatched
+from mtlbench.runs.gradients import GradientFile
 from mtlbench.runs.provenance import Provenance, commit, source, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
@@ -48,7 +49,8 @@ class Watching:
     Args:
         watch: hears of its events, and may stop it.
         checkpoint_seconds: least time between two checkpoints; there is one at most an epoch.
-        logs: where its learning curves go besides a CSV file, of :data:`.curves.LOGS`.
+        logs: where its learning curves go besides a CSV file, and whether its task gradients are
+            logged: of :data:`.curves.LOGS`, with options.
     """
 
     watch: Watch = unwatched
@@ -138,6 +140,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
     checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
     saved = checkpoints.read()
     done: list[dict[str, Any]] = saved.get("done", [])
+    options = gradient_options(watching.logs)
+    gradients = options and GradientFile(store.gradients_path(run.identity), options)
     for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
         with seeded(run.spec.seed, run.device):
             trainer = Trainer(
@@ -155,6 +159,9 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))
             curves.begin(number, objectives, trainer.history)
+            if gradients:
+                gradients.begin(number, objectives, len(trainer.history))
+                trainer.log = gradients.log
 
             def state(trainer: Trainer = trainer) -> dict[str, Any]:
                 return {"done": done, "trainer": trainer.state_dict()}
@@ -165,6 +172,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 check_skips(trainer)
                 latest, epochs = trainer.history[-1], len(trainer.history)
                 curves.add(epochs - 1, latest)
+                if gradients:
+                    gradients.add(epochs - 1)
                 written = checkpoints.offer(state)
                 loss = fmean(latest.train_losses.values())
                 try:
@@ -185,6 +194,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 "evaluation_seconds": trainer.evaluation_seconds,
             }
         )
+    if gradients:
+        gradients.end()
     summed = ("step_ms", "train_seconds", "evaluation_seconds")
     return {"phases": [each["phase"] for each in done]} | {
         name: sum(each[name] for each in done) for name in summed

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from mtlbench.engine.inputs import (
     parameters_of,
 )
 from mtlbench.engine.numerics import Numerics, Precision, check_autocast, without_autocast
+from mtlbench.engine.observe import ObservedProblem, StepLog
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.step import NO_LABEL, StepReport, train_step
 from mtlbench.errors import DivergedError, UsageError
@@ -211,6 +213,8 @@ class Stepper:
         batch: Batch | InputGroup,
         loss: Loss,
         further: Sequence[Batch | InputGroup] = (),
+        *,
+        log: StepLog | None = None,
     ) -> StepReport:
         """Train on one batch.
 
@@ -219,10 +223,12 @@ class Stepper:
                 takes no part in the step.
             loss: ``loss(objective, prediction, target)``, a scalar.
             further: ``stepper.n_further`` batches, for a method that looks at them.
+            log: looks on, for instance a :class:`~mtlbench.training.gradients.GradientLog`; the
+                step is the same with it, and its passes are not counted as the step's.
 
         Raises:
             UsageError: the batch, the loss, or what became of the model, is of no use; or further
-                batches are too few or too many.
+                batches are too few or too many; or there is a log, and ``accumulate``.
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
         if self._all and list(self.model.heads) != self.objectives:
@@ -230,7 +236,13 @@ class Stepper:
             raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")
         self._check_further(further)
         check_autocast(self.flat.data.device)
-        kind = AccumulatedProblem if self.numerics.accumulate > 1 else BatchProblem
+        kind: Callable[..., BatchProblem] = BatchProblem
+        if self.numerics.accumulate > 1:
+            if log is not None:
+                raise UsageError("a log looks at whole batches: take accumulate=1")
+            kind = AccumulatedProblem
+        elif log is not None and log.wants(self.steps):
+            kind = partial(ObservedProblem, log, self.steps)
         problem = kind(
             self.model,
             self.flat,

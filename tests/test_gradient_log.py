@@ -266,3 +266,11 @@ def test_parquet_has_what_csv_has(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(
         read_gradients(path), read_gradients(store.gradients_path(record.identity))
     )
+
+
+def test_a_step_in_parts_is_not_looked_on_at() -> None:
+    model = tiny_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    one = Stepper(model, optimizer, "ls", "none", accumulate=2)
+    with pytest.raises(UsageError, match="a log looks at whole batches: take accumulate=1"):
+        one.step(single_batch(), mse, log=GradientLog())

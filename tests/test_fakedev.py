@@ -98,8 +98,10 @@ def test_a_run_goes_on_from_device_to_device(found: dict[str, Any], run: str) ->
 
 @pytest.mark.slow
 def test_all_methods_do_without_doubles() -> None:
+    """Those that follow differences between batches show what single precision makes of these."""
+    looking = {name for name in METHODS.names() if METHODS.get(name).info.further is not None}
     for name, gap in _found("mps")["mps"].items():
-        assert gap < SAME, name
+        assert gap < (0.1 if name in looking else SAME), name
 
 
 @pytest.mark.slow

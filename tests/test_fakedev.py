@@ -17,10 +17,13 @@ from mtlbench.engine.gramian import GramianMethod
 from mtlbench.registry import METHODS
 from tests.fakedev_plan import KINDS, RUNS, TASKS, TORCH, WRAPPERS
 
-pytestmark = pytest.mark.skipif(
-    not torch.__version__.startswith(f"{TORCH}."),
-    reason=f"knows the insides of torch {TORCH}, not of {torch.__version__}",
-)
+pytestmark = [
+    pytest.mark.timeout(600),  # the fixture has it all counted in one process
+    pytest.mark.skipif(
+        not torch.__version__.startswith(f"{TORCH}."),
+        reason=f"knows the insides of torch {TORCH}, not of {torch.__version__}",
+    ),
+]
 ROOT = Path(__file__).parent.parent
 SAME = 1e-5
 """Relative difference from the CPU that other kernels may make."""

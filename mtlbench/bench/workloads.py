@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mtlbench.bench.plan import Part
 from mtlbench.engine.randomness import seeded
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, InputGroup, Loss, MultiTaskModel, Task
 from mtlbench.registry import TASKS, Spec
@@ -63,11 +64,16 @@ class Workload:
         return made
 
     def stepper(
-        self, method: str, sharpness: str, objectives: Sequence[str] | None = None
+        self,
+        method: str,
+        sharpness: str,
+        objectives: Sequence[str] | None = None,
+        rows: RowsMode = "auto",
     ) -> Stepper:
         """The library's way to train it, on all objectives by default."""
         model = self.build()
-        return Stepper(model, self.optimize(model), method, sharpness, objectives=objectives)
+        optimizer = self.optimize(model)
+        return Stepper(model, optimizer, method, sharpness, objectives=objectives, rows=rows)
 
 
 def cnn(size: CNN, seed: int, device: torch.device) -> Workload:

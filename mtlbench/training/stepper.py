@@ -21,6 +21,7 @@ from mtlbench.engine.inputs import (
 )
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.step import NO_LABEL, StepReport, train_step
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.interfaces import (
     Batch,
@@ -39,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 
 MAX_SKIPPED_IN_A_ROW = 20
+ROWS: tuple[str, ...] = typing.get_args(RowsMode)
 SCALES: tuple[str, ...] = typing.get_args(typing.get_type_hints(Protocol)["gradient_scale"])
 
 
@@ -110,6 +112,10 @@ class Stepper:
         ignore: which integers of the targets are no labels, for all objectives or by objective,
             see :data:`~mtlbench.interfaces.Ignore`. By default the negative ones, with a warning
             where these are more than half, or every -1 among labels of -1 and 1.
+        rows: whether the K gradients are held as a whole, (K, P), where a method asks for no more
+            than their Gramian: "whole"; "streamed" holds a part of them at a time, for one backward
+            pass more; "auto" does so from 64 MiB on, if the tasks share their inputs. The numbers
+            differ by rounding.
 
     Raises:
         UsageError: an unknown name, or an option of the wrong type or range.
@@ -127,12 +133,15 @@ class Stepper:
         gradient_scale: str = "paper",
         clip_norm: float | None = None,
         ignore: Ignored = None,
+        rows: RowsMode = "auto",
     ) -> None:
         check_model(model, objectives)
         check_optimizer(optimizer)
         if gradient_scale not in SCALES:
             valid = ", ".join(SCALES)
             raise UsageError(f"unknown gradient_scale {gradient_scale!r}; valid: {valid}")
+        if rows not in ROWS:
+            raise UsageError(f"unknown rows {rows!r}; valid: {', '.join(ROWS)}")
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise UsageError(f"clip_norm={clip_norm} must be positive, or None for no bound")
         self.model, self.optimizer, self.clip_norm = model, optimizer, clip_norm
@@ -145,7 +154,7 @@ class Stepper:
         K = len(self.objectives)
         to_sum = gradient_scale == "sum" and self.methods[0].info.scale == "mean"
         self.scale = float(K) if to_sum else 1.0
-        self.flat = FlatParameters(model, self.objectives)
+        self.flat = FlatParameters(model, self.objectives, rows)
         for part in (*self.methods, self.wrapper):
             part.to(self.flat.data.device)
         self.generator = torch.Generator(self.flat.data.device).manual_seed(seed)

@@ -37,6 +37,26 @@ class CNN(Part):
     depths: list[PositiveInt] | None = None
 
 
+class Vision(Part):
+    """A network of torchvision without its classifier, on random images.
+
+    Args:
+        network: what makes it, in ``torchvision.models``.
+        options: of the network.
+        classifier: name of the module that is left out.
+        features: outputs of the one before.
+    """
+
+    name: str
+    network: str
+    options: dict[str, Any]
+    classifier: str
+    features: PositiveInt
+    image: PositiveInt
+    batch: PositiveInt
+    tasks: PositiveInt
+
+
 @dataclass(frozen=True)
 class Workload:
     """What is trained: a network on one batch.
@@ -99,11 +119,37 @@ def cnn(size: CNN, seed: int, device: torch.device) -> Workload:
             heads = {name: nn.Linear(size.features, CLASSES) for name in names}
             return MultiTaskModel(nn.Sequential(*layers), heads).to(device)
 
+    return _on_noise(build, size, names, seed, device)
+
+
+def _on_noise(
+    build: Callable[[], MultiTaskModel],
+    size: CNN | Vision,
+    names: Sequence[str],
+    seed: int,
+    device: torch.device,
+) -> Workload:
     noise = torch.Generator().manual_seed(seed)
     images = torch.randn(size.batch, 3, size.image, size.image, generator=noise)
     targets = torch.randint(CLASSES, (size.tasks, size.batch), generator=noise)
     group = InputGroup(images, dict(zip(names, targets, strict=True))).to(device)
     return Workload(build, [group], _cross_entropy, DEFAULT_OPTIMIZER, device)
+
+
+def vision(size: Vision, seed: int, device: torch.device) -> Workload:
+    """A network of torchvision and a batch of this size."""
+    import torchvision.models
+
+    names = [f"task{k}" for k in range(size.tasks)]
+
+    def build() -> MultiTaskModel:
+        with seeded(seed):
+            trunk: nn.Module = getattr(torchvision.models, size.network)(**size.options)
+            setattr(trunk, size.classifier, nn.Identity())
+            heads = {name: nn.Linear(size.features, CLASSES) for name in names}
+            return MultiTaskModel(trunk, heads).to(device)
+
+    return _on_noise(build, size, names, seed, device)
 
 
 def _cross_entropy(objective: str, prediction: Any, target: Tensor) -> Tensor:

@@ -114,8 +114,8 @@ class Stepper:
             where these are more than half, or every -1 among labels of -1 and 1.
         rows: whether the K gradients are held as a whole, (K, P), where a method asks for no more
             than their Gramian: "whole"; "streamed" holds a part of them at a time, for one backward
-            pass more; "auto" does so from 64 MiB on, if the tasks share their inputs. The numbers
-            differ by rounding.
+            pass more; "auto" does so for 8 tasks or more that share their inputs, from 128 MiB on.
+            The numbers differ by rounding.
 
     Raises:
         UsageError: an unknown name, or an option of the wrong type or range.

@@ -48,6 +48,7 @@ class DBMTL(WeightingMethod):
         arxiv="2308.12029",
         head_policy="weighted",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "row-scaling"),
     )
     on_host = ("steps",)

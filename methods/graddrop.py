@@ -38,6 +38,7 @@ class GradDrop(WeightingMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "identical", "stationarity"),
     )
 

@@ -52,6 +52,7 @@ class MoCo(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "identical"),
     )
     on_host = ("rounds",)

@@ -34,6 +34,7 @@ class TrimmedMean(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "identical"),
     )
 

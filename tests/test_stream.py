@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import pytest
@@ -12,11 +13,27 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mtlbench.engine import cuts, stream
-from mtlbench.engine.stream import Streamer
+from mtlbench.engine.stream import NotStreamableError, Streamer
+from mtlbench.errors import UsageError
+from mtlbench.registry import METHODS as REGISTERED
+from mtlbench.registry import SHARPNESS
 from mtlbench.tasks._nets.mtan import mtan
 from mtlbench.tasks._nets.nnconv import MPNN, MoleculeBatch, Padded
 from mtlbench.tasks._nets.segnet import segnet
 from mtlbench.tasks._nets.unet import unet
+from mtlbench.testing.networks import TRUNK, traversals
+from tests.models import (
+    METHODS,
+    MakeBatch,
+    assert_close,
+    make_problem,
+    make_stepper,
+    mse,
+    multi_batch,
+    passes_of_a_step,
+    single_batch,
+    tiny_model,
+)
 
 WIDTH, K = 12, 3
 OUTPUTS = {"a": 3, "b": 1, "c": 2}
@@ -222,8 +239,17 @@ def _agree(net: Network, bound: float) -> None:
             torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("cut", ["in_pieces", "everywhere"])
-@pytest.mark.parametrize("network", NETWORKS)
+SLOW = {"messages", "mtan", "unet", "segnet", "checkpoint"}
+
+
+@pytest.mark.parametrize(
+    ("network", "cut"),
+    [
+        pytest.param(n, cut, marks=pytest.mark.slow if n in SLOW and cut == "everywhere" else ())
+        for n in NETWORKS
+        for cut in ("in_pieces", "everywhere")
+    ],
+)
 def test_the_gramian_is_that_of_the_rows(
     network: str, cut: str, request: pytest.FixtureRequest
 ) -> None:
@@ -237,3 +263,112 @@ def test_the_gramian_is_that_of_the_rows(
         _agree(NETWORKS[network](), 1e-6)
     finally:
         torch.set_default_dtype(before)
+
+
+def test_a_reentrant_checkpoint_hides_parameters() -> None:
+    net = _checkpoint(use_reentrant=True)
+    with pytest.raises(NotStreamableError, match="reentrant checkpoint"):
+        Streamer(net.shared, "streamed").stream(net.losses, net.heads)
+
+
+def test_what_cannot_be_cut_is_not_worth_it() -> None:
+    net = _gru()
+    with pytest.raises(NotStreamableError, match="in pieces it would be 100% of the whole"):
+        Streamer(net.shared, "streamed").stream(net.losses, net.heads)
+
+
+# ---------------------------------------------------------------------------------- within a step
+GRAMIAN = [name for name in METHODS if REGISTERED.get(name).info.streams]
+STREAMED = ("none", "sam", "esam", "fsam")
+"""Wrappers with one point for all tasks, of whose gradients they ask for no rows."""
+CELLS = [
+    pytest.param(m, w, marks=() if "mgda" in m or w == "none" else pytest.mark.slow)
+    for m in ("mgda", "fairgrad:heads=unit", "imtl_g")
+    for w in SHARPNESS.names()
+]
+
+
+@pytest.mark.parametrize(("method", "sharpness"), CELLS)
+@pytest.mark.parametrize("make_batch", [single_batch, multi_batch])
+def test_a_step_is_the_same_and_costs_what_is_declared(
+    method: str, sharpness: str, make_batch: MakeBatch, everywhere: None
+) -> None:
+    """Gradients at points of their own stay whole, as do those of a wrapper that reads rows."""
+    whole, streamed = (
+        make_stepper(tiny_model(), method, sharpness, rows=rows) for rows in ("whole", "streamed")
+    )
+    noted = traversals(streamed.model)
+    for seed in range(2):
+        batch, alone = make_batch(seed=seed), streamed.methods[0].info
+        declared = [
+            astuple(streamed.wrapper.passes(3, alone.passes(3, streamed=kind)))
+            for kind in (True, False)
+        ]
+        torch.manual_seed(seed)
+        passes_of_a_step(whole, batch)
+        torch.manual_seed(seed)
+        noted.clear()
+        found = passes_of_a_step(streamed, batch)
+        assert noted[TRUNK] == found[1]
+        if make_batch is single_batch:
+            assert found in declared[: 1 if sharpness in STREAMED else 2]
+        for rows in (whole.flat.grad, streamed.flat.grad):
+            assert rows.buffer.abs().sum() > 0
+        torch.testing.assert_close(
+            streamed.flat.grad.buffer, whole.flat.grad.buffer, rtol=1e-9, atol=1e-12
+        )
+        if sharpness == "none" and make_batch is single_batch:
+            assert found == (1, 4, 0)
+
+
+def test_who_asks_for_rows_after_the_gramian_has_them(everywhere: None) -> None:
+    torch.manual_seed(0)
+    view = make_problem(make_stepper(tiny_model(), rows="streamed")).view()
+    torch.manual_seed(0)
+    plain = make_problem(tiny_model()).view()
+    G, w = view.gramian(), torch.tensor([0.2, 0.3, 0.5]).double()
+    first, second = view.combine(w, "unit"), view.combine(-w, "weighted")
+    J = view.jacobian()
+    assert_close(J, plain.jacobian(), 1e-12)
+    assert_close(G, J @ J.T, 1e-12)
+    assert_close(first.shared, w @ J, 1e-12)
+    assert_close(second.shared, -w @ J, 1e-12)
+    for k, own in enumerate(plain.head_grads()):
+        assert_close(first.heads[k], own, 1e-12)
+        assert_close(second.heads[k], -w[k] * own, 1e-12)
+
+
+def test_the_jacobian_is_streamed_if_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    streamer = Streamer([nn.Parameter(torch.zeros(1 << 20))])
+    assert not streamer.wanted(31, 1)
+    assert streamer.wanted(32, 1)
+    assert not streamer.wanted(32, 32)  # another pass for each would be twice the work
+    monkeypatch.setattr(stream, "WHOLE_BELOW", (0, 8))
+    assert not streamer.wanted(7, 1)
+    assert not Streamer(streamer.shared, "whole").wanted(32, 1)
+    assert Streamer(streamer.shared, "streamed").wanted(2, 32)
+
+
+def test_why_a_jacobian_is_whole_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    stepper = make_stepper(tiny_model(), "mgda", rows="streamed")
+    for _ in range(3):
+        assert passes_of_a_step(stepper, single_batch()) == (1, 3, 0)
+    (record,) = caplog.records
+    assert "the Jacobian is kept whole: in pieces it would be 100% of the whole" in record.message
+
+
+def test_a_copy_holds_rows_as_the_first_does() -> None:
+    stepper = make_stepper(tiny_model(), "mgda", rows="whole")
+    assert copy.deepcopy(stepper).flat.streamer.mode == "whole"
+
+
+def test_unknown_rows() -> None:
+    with pytest.raises(UsageError, match="unknown rows 'some'; valid: auto, whole, streamed"):
+        make_stepper(tiny_model(), "mgda", rows="some")
+
+
+def test_every_method_that_streams_asks_for_no_rows(everywhere: None) -> None:
+    for method in GRAMIAN:
+        stepper = make_stepper(tiny_model(), method, rows="streamed")
+        stepper.step(single_batch(), mse)
+        assert stepper.passes.backward == stepper.methods[0].info.passes(3, streamed=True).backward

@@ -37,6 +37,9 @@ def run(
         bool, typer.Option("--keep-model", help="Keep the selected epoch's weights, for show.")
     ] = False,
     lr: Annotated[float | None, typer.Option(help="Instead of the protocol's.")] = None,
+    rows: Annotated[
+        str, typer.Option(help="auto, whole or streamed: how a large Jacobian is held.")
+    ] = "auto",
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
@@ -59,7 +62,8 @@ def run(
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
     how["logs"] = log or ()
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
-    base = RunSpec(task, "", None, 0, *common)
+    held: Any = {"rows": rows}
+    base = RunSpec(task, "", None, 0, *common, **held)
     runs = grid(base, method, wanted, seed or [0])
     failed = execute_all(runs, out, **how)
     records, faults = read_folder(out)

@@ -106,7 +106,7 @@ class Graph:
     def shape(self) -> Hashable:
         """Equal for two graphs of the same structure, whatever the sizes."""
         number = {node: i for i, node in enumerate(self._nodes)}
-        links = ((n.name(), *(number[child] for child, _ in self.edges[n])) for n in self._nodes)
+        links = ((type(n), *(number[child] for child, _ in self.edges[n])) for n in self._nodes)
         return tuple(links)
 
 

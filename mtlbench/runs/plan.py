@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
 from mtlbench.runs.spec import RunSpec
@@ -118,6 +119,7 @@ class SweepSpec(_Part):
         device: "cpu", "cuda", ...
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epochs' weights are kept.
+        rows: how gradients are held, see :class:`~mtlbench.training.stepper.Stepper`.
         reference: whether the single-task reference is added, which a table needs.
         equal_time: whole factors: the baseline without a wrapper is also trained for so many times
             the epochs, each a row of its own, for comparisons at equal time.
@@ -136,6 +138,7 @@ class SweepSpec(_Part):
     device: str | None = None
     weights: Path | None = None
     keep_model: bool = False
+    rows: RowsMode = "auto"
     reference: bool = True
     equal_time: list[PositiveInt] = []
     tune: Tune | None = None
@@ -242,6 +245,7 @@ class SweepSpec(_Part):
             self.device,
             self.weights,
             self.keep_model,
+            rows=self.rows,
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.engine.stream import RowsMode
 from mtlbench.hardware import Stopwatch
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
@@ -41,6 +42,7 @@ class Trainer:
         device: where to train.
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
+        rows: see :class:`Stepper`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Trainer:
         device: torch.device,
         weights: Path | None = None,
         lr: float | None = None,
+        rows: RowsMode = "auto",
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -74,6 +77,7 @@ class Trainer:
             gradient_scale=protocol.gradient_scale,
             clip_norm=protocol.clip_norm,
             ignore=task.ignore,
+            rows=rows,
         )
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []

@@ -217,14 +217,15 @@ def test_a_failing_run_is_a_record(tmp_path: Path) -> None:
     assert [record.status for record in store] == ["ok"]
 
 
+ON_CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of"
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         (lambda: torch.empty(1 << 48), "1.049e+06 GiB were asked for"),  # torch says it in bytes
         (
-            lambda: _raise(
-                torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has")
-            ),
+            lambda: _raise(torch.OutOfMemoryError(ON_CUDA)),
             "2.50 GiB were asked for",
         ),
         (lambda: _raise(MemoryError("no room")), "no room"),

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mtlbench.interfaces.gradients import in_double
+
 
 class TaskAdam(Optimizer):
     r"""`"Adam: A Method for Stochastic Optimization" <https://arxiv.org/abs/1412.6980>`_, with a
@@ -45,7 +47,8 @@ class TaskAdam(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """Move the parameters by their ``grad``; those without one stay."""
+        """Move the parameters by their ``grad``; those without one stay, and so does, with all that
+        is known of it, an entry whose ``grad`` is NaN: nobody has to wait to see that."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -64,13 +67,18 @@ class TaskAdam(Optimizer):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """A parameter after a step, and its averages and count then."""
         grad, (beta1, beta2) = grad.add(p, alpha=group["weight_decay"]), group["betas"]
+        known = ~grad.isnan()
         zeros = {name: torch.zeros_like(p) for name in ("step", "exp_avg", "exp_avg_sq")}
-        before = self.state.get(p) or zeros
-        count = before["step"].to(p.device) + 1  # torch leaves it on the CPU when it loads
+        # Torch leaves the count on the CPU when it loads.
+        before = {name: value.to(p.device) for name, value in (self.state.get(p) or zeros).items()}
+        count = before["step"] + 1
         mean = before["exp_avg"].lerp(grad, 1 - beta1)
         square = (beta2 * before["exp_avg_sq"]).addcmul_(grad, grad, value=1 - beta2)
-        t = count.double()
+        t = in_double(count)
         step_size = (group["lr"] / (1 - beta1**t)).to(p)
         size = square.sqrt() / (1 - beta2**t).sqrt().to(p)
         moved = p - step_size * mean / (size + group["eps"])
-        return moved, {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+        after = {"step": count, "exp_avg": mean, "exp_avg_sq": square}
+        return torch.where(known, moved, p), {
+            name: torch.where(known, value, before[name]) for name, value in after.items()
+        }

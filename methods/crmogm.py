@@ -10,7 +10,13 @@ import torch
 from annotated_types import Ge, Le
 from torch import Tensor
 
-from mtlbench.interfaces import GradientView, MethodInfo, Nested, WeightingMethod
+from mtlbench.interfaces import (
+    GradientView,
+    MethodInfo,
+    Nested,
+    StepProblem,
+    WeightingMethod,
+)
 from mtlbench.registry import METHODS, Spec
 
 LEAST = 1e-3
@@ -27,8 +33,8 @@ class CRMOGM(WeightingMethod):
     .. math:: \lambda_t = \alpha \lambda_{t-1} + (1 - \alpha) \hat\lambda_t, \qquad
         \lambda_1 = \hat\lambda_1
 
-    Heads, passes and the length for identical tasks are the other method's; what that does to its
-    update beside weighting (Nash-MTL's ``max_norm``) is not done.
+    Heads, passes, further batches and the length for identical tasks are the other method's; what
+    that does to its update beside weighting (Nash-MTL's ``max_norm``) is not done.
 
     Departs from the paper, as TorchJD does: :math:`\alpha` is constant, where the theory lets it go
     to 1 as the learning rate falls. A task's average begins with its first weight, and rests while
@@ -73,6 +79,7 @@ class CRMOGM(WeightingMethod):
             backwards=theirs.backwards,
             whole_rows=theirs.whole_rows,
             extra_forwards=theirs.extra_forwards,
+            further=theirs.further,
             claims=tuple(claim for claim in self.info.claims if claim in theirs.claims),
         )
         self.at = self.other.at
@@ -80,6 +87,9 @@ class CRMOGM(WeightingMethod):
         self.register_buffer("total", torch.ones((), dtype=torch.float64))  # of all averages
         self.register_buffer("begun", torch.zeros(n_tasks, dtype=torch.bool))
         self._proposed: tuple[Tensor, Tensor] | None = None
+
+    def look(self, problem: StepProblem) -> None:
+        self.other.look(problem)
 
     def weights(self, view: GradientView) -> Tensor:
         found, before = self.other.weights(view).double(), self.average.sum()

@@ -9,6 +9,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+from mtlbench.interfaces.gradients import in_double
 
 
 class ExcessMTL(WeightingMethod):
@@ -61,7 +62,7 @@ class ExcessMTL(WeightingMethod):
     def aggregate(self, view: GradientView) -> Update:
         squares = view.jacobian().square()
         total = squares + self.squares.to(squares) if self.squares.numel() else squares.clone()
-        excess = torch.where(total > 0, squares / total.sqrt(), 0.0).double().sum(1)
+        excess = in_double(torch.where(total > 0, squares / total.sqrt(), 0.0)).sum(1)
         first = torch.where(self.first > 0, self.first, excess)
         moved = self.logits + self.lr * torch.where(first > 0, excess / first, 0.0)
         moved += self.logits.logsumexp(0) - moved.logsumexp(0)  # the others keep their share

@@ -77,9 +77,9 @@ class FAMO(WeightingMethod):
         if gaps is None:
             return
         delta = gaps.log() - self._gap(evaluate()).log()
-        if not torch.isfinite(delta).all():  # the step left the domain; its losses teach nothing
-            return
         with torch.enable_grad():
             z = self.logits.softmax(0)
-        (self.logits.grad,) = torch.autograd.grad(z, [self.logits], delta.to(z))
+        (grad,) = torch.autograd.grad(z, [self.logits], delta.to(z))
+        # Where the step has left the domain, its losses teach nothing.
+        self.logits.grad = torch.where(torch.isfinite(delta).all(), grad, torch.nan)
         self.optimizer.step()

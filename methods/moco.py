@@ -12,7 +12,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
-from mtlbench.interfaces.gradients import inner_products
+from mtlbench.interfaces.gradients import in_double, inner_products
 from mtlbench.methods._columns import column_blocks
 from mtlbench.methods._simplex import project_simplex
 
@@ -97,7 +97,7 @@ class MoCo(WeightingMethod):
 
     def _speed(self) -> Tensor:
         """How far each row of Y goes to that of J, (K, 1)."""
-        t = (self.steps + 1).double()[:, None]
+        t = in_double(self.steps + 1)[:, None]
         return torch.where(t > 1, self.beta / t**self.decay, 1.0)
 
     def _followed(self, J: Tensor, speed: Tensor, columns: slice) -> Tensor:

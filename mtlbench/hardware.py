@@ -117,6 +117,29 @@ def _packable(t: Tensor) -> bool:
     return t.device.type == "cpu" and plain and t.numel() > 0 and not t.is_pinned()
 
 
+def home_of_doubles(device: torch.device) -> torch.device:
+    """Where numbers of a device are added up in double precision: there, or on the host for MPS,
+    which has none."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def rng_state(device: torch.device) -> Tensor | None:
+    """State of a device's global generator; None for the CPU's, which is torch's own."""
+    if device.type == "cuda":
+        return torch.cuda.get_rng_state(device)
+    return torch.mps.get_rng_state() if device.type == "mps" else None
+
+
+def set_rng_state(device: torch.device, state: Tensor | None) -> None:
+    """Inverse of :func:`rng_state`."""
+    if state is None:
+        return
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state, device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state)
+
+
 def on_host(*tensors: Tensor) -> list[NDArray[np.float64]]:
     """Numbers of detached tensors, in double precision; those of one device by one copy."""
     devices = {t.device for t in tensors}

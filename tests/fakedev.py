@@ -55,6 +55,8 @@ operators: set[str] = set()
 """All operators that have reached the device."""
 packages: tuple[str, ...] = ()
 """Whose lines are named as places."""
+pretended: str | None = None
+"""What these packages take the device for."""
 
 
 @contextmanager
@@ -108,6 +110,8 @@ def host(x: Any) -> Any:
 
 def fake(x: Any) -> Any:
     """What the device makes of a result."""
+    if pretended == "mps" and isinstance(x, Tensor) and x.dtype == torch.float64:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype: MPS has no float64")
     return _relabelled(x, FAKE) if isinstance(x, Tensor) else x
 
 
@@ -469,11 +473,12 @@ def _set(t: Tensor, source: Any, start: int, size: Any, stride: Any = ()) -> Ten
 
 # ------------------------------------------------------------------------------------ installation
 class _Loader(machinery.SourceFileLoader):
-    """Reads a module as if the fake device were CUDA: what it does for CUDA only, it does."""
+    """Reads a module as if the fake device were CUDA, or MPS: what is for that only, is for it."""
 
     def get_code(self, fullname: str) -> Any:
-        text = self.get_data(self.path).replace(b'"cuda"', b'"fake"')
-        return self.source_to_code(text.replace(b"torch.cuda.", b"torch.fake."), self.path)
+        kind = (pretended or "").encode()
+        text = self.get_data(self.path).replace(b'"' + kind + b'"', b'"fake"')
+        return self.source_to_code(text.replace(b"torch." + kind + b".", b"torch.fake."), self.path)
 
 
 _real_apply: Any = torch.nn.Module._apply
@@ -501,15 +506,16 @@ class _Finder:
         return spec
 
 
-def install(*under_test: str, as_cuda: bool = True) -> torch.device:
+def install(*under_test: str, pretend: str | None = "cuda") -> torch.device:
     """Add the device to this process.
 
     Args:
         under_test: packages whose lines are named in records.
-        as_cuda: whether these packages take the fake device for CUDA.
+        pretend: what these packages take the fake device for, "cuda" or "mps". The latter has no
+            float64.
     """
-    global packages
-    packages = under_test
+    global packages, pretended
+    packages, pretended = under_test, pretend
     tolerant.update(_tolerant())
     backend_registration._setup_privateuseone_for_python_backend(NAME, Backend())
     kernels = torch.library.Library("_", "IMPL")
@@ -533,7 +539,7 @@ def install(*under_test: str, as_cuda: bool = True) -> torch.device:
     strict.__enter__()
     torch.autograd.set_multithreading_enabled(False)  # a backward pass has its caller's stack
     torch.nn.Module._apply = _apply  # type: ignore[method-assign]
-    if as_cuda:
+    if pretend:
         sys.meta_path.insert(0, _Finder)
     return torch.device(NAME, 0)
 

@@ -460,7 +460,7 @@ def test_quickstart(mtlbench: Mtlbench, tmp_path: Path) -> None:
         "multimnist_pairs.csv",
         "multimnist_seeds.csv",
         "multimnist_standings.csv",
-        "multimnist.png",
+        "multimnist.svg",
     }
     rows = pd.read_csv(tmp_path / "multimnist.csv")
     assert len(rows) == 1 + 3 * 4

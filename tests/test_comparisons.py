@@ -10,8 +10,16 @@ import pandas as pd
 import pytest
 
 from mtlbench.boards.build import Board, build
-from mtlbench.boards.comparisons import PAIR_COLUMNS, STANDING_COLUMNS, pairs, standings, summary
+from mtlbench.boards.comparisons import (
+    PAIR_COLUMNS,
+    SELECTIONS,
+    STANDING_COLUMNS,
+    pairs,
+    standings,
+    summary,
+)
 from mtlbench.runs.record import RunRecord
+from mtlbench.training.history import Selection
 from tests.factories import record
 
 WOBBLE = (0.0, 0.4, -0.3, 0.1, -0.2)
@@ -221,3 +229,25 @@ def test_selections_side_by_side() -> None:
     assert placed["headline"] == "mean_of_last"
     assert placed["delta_m_mean_of_last"] == placed["delta_m"]
     assert placed.isna()["delta_m_selected"]
+
+
+def test_what_is_kept_beside_stands_beside() -> None:
+    def with_beside(record: RunRecord, kind: Selection) -> RunRecord:
+        (phase,) = record.phases
+        values = {"accuracy": phase.selected["test"].metrics["accuracy"] / 2, "error": 2.0}
+        beside = {kind: phase.selected["test"].model_copy(update={"metrics": values})}
+        update = {"phases": [phase.model_copy(update={"beside": beside, "last_n": 4})]}
+        return record.model_copy(update=update)
+
+    for kind, other in (SELECTIONS[:2], SELECTIONS[1::-1]):
+        made = board([with_beside(r, kind) for r in sweep()])
+        placed = standings(made, pairs(made)).set_index("row").loc["TILT"]
+        assert (placed["headline"], placed["last_n"]) == (other, 4)
+        assert placed[f"delta_m_{other}"] == placed["delta_m"] == placed["delta_m_last"]
+        assert placed[f"delta_m_{kind}"] == pytest.approx(placed["delta_m"])
+        assert placed[f"sd_{kind}"] > 0
+
+    newer = [with_beside(r, "mean_of_last") for r in sweep(seeds=range(1, 5))]
+    old = board([*newer, *sweep(seeds=[0])])
+    placed = standings(old, pairs(old)).set_index("row").loc["TILT"]
+    assert placed.isna()["delta_m_mean_of_last"], "one record lacks it"

@@ -216,7 +216,7 @@ def test_an_infinite_metric_is_shown(value: float, tmp_path: Path) -> None:
     assert "100.0" in text(made)
     tables.write(build(runs), tmp_path)
     assert f"{value:g}" in (tmp_path / "digits.csv").read_text()
-    plot(made, tmp_path / "plot.png")
+    plot(made, tmp_path / "plot.svg")
 
 
 def test_a_diverged_row_says_of_what() -> None:
@@ -261,7 +261,7 @@ def test_only_failures_still_make_a_table(tmp_path: Path) -> None:
     made = board(record(status="failed", reason="boom"))
     assert made.rows["status"][0] == "0/1 seeds: seed 0 failed"
     assert "—" in text(made)
-    plot(made, tmp_path / "plot.png")
+    plot(made, tmp_path / "plot.svg")
 
 
 # ------------------------------------------------------------------------------------ groups
@@ -531,9 +531,9 @@ def test_names_are_not_markup() -> None:
 
 
 def test_plot(tmp_path: Path) -> None:
-    path = tmp_path / "plot.png"
+    path = tmp_path / "plot.svg"
     plot(board(*sweep(), record(protocol="paper")), path)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in path.read_text()
     assert list(tmp_path.iterdir()) == [path]
 
 

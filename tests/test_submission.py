@@ -54,16 +54,21 @@ def submitted(theirs: Path, runs: Path) -> Path:
     return theirs / "submissions" / "toys"
 
 
-@pytest.fixture
-def theirs(boards: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def bare(boards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The leaderboard without MGDA: the reference, the baseline, their tables."""
-    folder = tmp_path / "theirs"
+    folder = tmp_path_factory.mktemp("bare")
     for method in ("stl", "ls"):
         for path in (boards / "records").glob(f"toy-mini-{method}-*.json"):
             Store(folder / "records").write(read_record(path))
     shutil.copytree(boards / "specs", folder / "specs")
     assert main(["leaderboard", str(folder / "records"), "--out", str(folder)]) == 0
     return folder
+
+
+@pytest.fixture
+def theirs(bare: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(bare, tmp_path / "theirs")
 
 
 def check(folder: Path, boards: Path) -> int:
@@ -74,7 +79,7 @@ def check(folder: Path, boards: Path) -> int:
 def test_regenerating_makes_runs_tables_picture_and_page(boards: Path) -> None:
     made = sorted(path.name for path in boards.iterdir())
     tables = [f"toy{ending}.csv" for ending in ("", "_pairs", "_seeds", "_standings")]
-    assert made == sorted(["index.html", "records", "specs", "toy.png", *tables])
+    assert made == sorted(["index.html", "records", "specs", "toy.svg", *tables])
     assert len(list((boards / "records").glob("*.json"))) == 6  # the reference comes with it
     assert check(boards / "records", boards) == 0
 
@@ -213,6 +218,10 @@ def test_whole_rows_with_their_reference_are_wanted(
     assert "toy: there is no reference" in capsys.readouterr().out
     assert main([*words, "--folder", str(runs)]) == 1
     assert "there is no specification" in capsys.readouterr().out
+    two = SPEC | {"tasks": [TOY, "multimnist"]}
+    (theirs / "specs" / "toy.yaml").write_text(yaml.safe_dump(two))
+    assert main([*words, "--folder", str(theirs)]) == 1
+    assert "its specification is of multimnist, too" in capsys.readouterr().out
 
 
 def test_what_the_leaderboard_has_is_left_out(

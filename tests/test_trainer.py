@@ -105,8 +105,8 @@ def test_the_score_is_of_the_validation_split(
 
     monkeypatch.setattr(task, "batches", watched)
     phase = fit(task)
-    tested = ["test"] * (1 + (phase.selected_epoch < EPOCHS - 1))  # no model is judged twice
-    assert splits == ["train", "val"] * EPOCHS + ["train", *tested]
+    tested = ["test"] * (phase.selected_epoch < EPOCHS - 1)  # no model is judged twice
+    assert splits == ["train", "val"] * EPOCHS + ["test", "train", *tested]
     scores = [task.selection_score(epoch.val.metrics) for epoch in phase.epochs]
     assert [epoch.selection_score for epoch in phase.epochs] == pytest.approx(scores, rel=1e-5)
 
@@ -164,6 +164,22 @@ def test_a_protocol_may_average_its_last_epochs_on_test() -> None:
     assert averaged.last == phases[-1].last
     assert averaged.selected.keys() == {"val", "test"}
     assert averaged.selected["val"] == averaged.last["val"]
+
+
+@pytest.mark.parametrize("selected", [0, 4])
+def test_what_does_not_count_is_kept_beside(selected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(averaged: int) -> Phase:
+        task = toy(6, average_last=averaged)
+        scores = iter([float(epoch == selected) for epoch in range(6)])
+        monkeypatch.setattr(task, "selection_score", lambda metrics: next(scores))
+        return fit(task)
+
+    chosen, averaged = ended(0), ended(2)
+    assert chosen.selected_epoch == selected
+    assert chosen.last == averaged.last
+    assert (chosen.last_n, averaged.last_n) == (2, 2), "a third of a short training"
+    assert chosen.beside == {"mean_of_last": averaged.selected["test"]}
+    assert averaged.beside == {"selected": chosen.selected["test"]}
 
 
 def test_seeded_leaves_the_callers_generator_alone() -> None:

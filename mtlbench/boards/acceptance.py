@@ -38,7 +38,9 @@ def unacceptable(
     for record in records.values():
         by_task.setdefault(record.identity.task, []).append(record)
     for task, mine in by_task.items():
-        complaints += [f"{task}: {fault}" for fault in _of_task(task, mine, trials, specs)]
+        complaints += [
+            f"{task}: {fault}" for fault in _of_task(task, mine, trials, specs, set(by_task))
+        ]
     return complaints
 
 
@@ -89,9 +91,13 @@ def _of_code(record: RunRecord) -> Iterator[str]:
 
 # ------------------------------------------------------------------------------------ a task
 def _of_task(
-    task: str, records: list[RunRecord], trials: Mapping[str, RunRecord], specs: Path
+    task: str,
+    records: list[RunRecord],
+    trials: Mapping[str, RunRecord],
+    specs: Path,
+    present: set[str],
 ) -> Iterator[str]:
-    """What is wrong with the records of a task together."""
+    """What is wrong with the records of a task together; ``present`` are all tasks with records."""
     path = specs / f"{task}.yaml"
     if not path.is_file():
         yield (
@@ -100,15 +106,17 @@ def _of_task(
         )
         return
     spec = SweepSpec.read(path)
+    absent = {TASKS.get(Spec.parse(each).name).info.name for each in spec.tasks} - present
+    if absent:
+        yield f"its specification is of {', '.join(sorted(absent))}, too, and there are no records"
     info = TASKS.get(Spec.parse(spec.tasks[0]).name).info
     wanted = spec.protocol or info.protocols[0].name
     protocol = next(p for p in info.protocols if p.name == wanted)
     epochs = spec.epochs or protocol.epochs
     longer = [factor * epochs for factor in spec.equal_time]
-    equally_long = [
-        r for r in records if not (is_base(r) and r.identity.epochs in longer)
-    ]  # but for the baseline at the time that others take
-    yield from _of_protocol(spec, protocol, equally_long)
+    # But for the baseline at the time that others take:
+    equally_long = [r for r in records if not (is_base(r) and r.identity.epochs in longer)]
+    yield from _of_protocol(protocol, epochs, spec.arch or protocol.arch, equally_long)
     yield from _of_classes(info, protocol, records)
     try:
         board = build({cell(record): record for record in equally_long}.values())[task]
@@ -136,14 +144,14 @@ def _of_task(
 
 
 def _of_protocol(
-    spec: SweepSpec, protocol: Protocol, records: Iterable[RunRecord]
+    protocol: Protocol, epochs: int, arch: str, records: Iterable[RunRecord]
 ) -> Iterator[str]:
     """Where records were made under another protocol than the specification's."""
     expected: Mapping[str, object] = {
         "protocol": protocol.name,
         "protocol_version": protocol.version,
-        "epochs": spec.epochs or protocol.epochs,
-        "architecture": spec.arch or protocol.arch,
+        "epochs": epochs,
+        "architecture": arch,
     }
     for name, value in expected.items():
         others = {str(v) for r in records if (v := getattr(r.identity, name)) != value}

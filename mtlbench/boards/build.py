@@ -28,7 +28,7 @@ from mtlbench.runs.record import Metric, RunRecord
 
 _TITLES = ["method_title", "sharpness_title"]
 _ROLES = ["reference", "baseline", "method"]
-_DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last"]
+_DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last", "delta_m_beside"]
 _COSTS = ["step_ms", "step_ratio", "peak_memory_mb", "forwards", "backwards", "head_backwards"]
 MACHINE = ["device", "threads", "jobs"]
 """What step times have to share to be compared, but for the seed."""
@@ -98,8 +98,9 @@ def _board(task: str, records: Sequence[RunRecord], handed_in: HandedIn) -> Boar
     said = ["role", "plain", "origin", "status", "n_seeds", "seeds"]
     columns = [*GROUP, *ROW, *_TITLES, *said, *means, *_COSTS, "device"]
 
-    values = [*metrics, *(f"{name}_last" for name in metrics)]
-    said = ["role", "plain", "origin", "seed", "status", "reason", "selected_epoch"]
+    values = _values(metrics)
+    said = ["role", "plain", "origin", "seed", "status", "reason"]
+    said += ["selected_epoch", "beside", "last_n"]
     seed_columns = [*GROUP, *ROW, *_TITLES, *said, *values, *_DELTAS, *_COSTS, *_ORIGIN]
     return Board(task, metrics, _stack(rows, columns), _stack(seeds, seed_columns))
 
@@ -205,9 +206,14 @@ def _run(record: RunRecord, epochs: int, handed_in: HandedIn) -> dict[str, Any]:
 def _results(record: RunRecord) -> dict[str, Any]:
     """What only a run that reached its end has."""
     last = {f"{name}_last": value for name, value in record.scores(at="last").items()}
+    kind, values = record.beside()
+    beside = {f"{name}_beside": value for name, value in values.items()}
     return {
         **record.scores(),
         **last,
+        **beside,
+        "beside": kind or "",
+        "last_n": record.phases[0].last_n or None,
         "selected_epoch": " ".join(str(phase.selected_epoch) for phase in record.phases),
         "step_ms": record.step_ms,
         "peak_memory_mb": record.peak_memory_mb,
@@ -242,7 +248,9 @@ def _runs(
 
 
 def _values(metrics: Iterable[str]) -> list[str]:
-    return [*metrics, *(f"{name}_last" for name in metrics)]
+    """Columns of scores: those that count, those of the last epoch, and those that might count."""
+    names = list(metrics)
+    return [f"{name}{end}" for end in ("", "_last", "_beside") for name in names]
 
 
 def _compared_on(runs: pd.DataFrame) -> Seeds:
@@ -273,6 +281,7 @@ def _compare(
                 _delta(run, base, metrics),
                 _delta(run, base, metrics, per_task=True),
                 _delta(run, base, metrics, "_last"),
+                _delta(run, base, metrics, "_beside"),
             ]
     found = pd.DataFrame.from_dict(deltas, orient="index", columns=_DELTAS, dtype=float)
     runs[_DELTAS] = found.reindex(runs.index)

@@ -19,6 +19,7 @@ from mtlbench.boards.statistics import (
     LEVEL,
     MARGIN,
     Estimate,
+    against_reference,
     bootstrap,
     near_best,
     p_improvement,
@@ -203,12 +204,13 @@ def _interval(low: float, high: float) -> str:
 
 def _resampled(table: Table, first: str, second: str, seeds: Sequence[int]) -> Iterator[str]:
     """An interval without the normal distribution, where there are seeds enough for one."""
-    if len(seeds) < ENOUGH_TO_RESAMPLE:
+    if len(seeds) < ENOUGH_TO_RESAMPLE or not table.has_reference:
         return
 
+    both = [table.scores(name, seeds) for name in (first, second)]
+
     def again(drawn: NDArray[np.int64]) -> float:
-        some = [seeds[i] for i in drawn]
-        a, b = (table.against_reference(name, some).mean for name in (first, second))
+        a, b = (against_reference(v[drawn], base[drawn], table.signs).mean for v, base in both)
         return a - b
 
     ends = bootstrap(again, len(seeds), np.random.default_rng(0))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mtlbench.boards.build import MACHINE, Board
 from mtlbench.boards.metrics import changes
@@ -29,6 +30,7 @@ from mtlbench.boards.statistics import (
     Estimate,
     against_reference,
     holm,
+    near_best,
     p_improvement,
     rank_intervals,
     seeds_to_resolve,
@@ -38,6 +40,7 @@ from mtlbench.boards.statistics import (
 from mtlbench.boards.terminal import heading
 from mtlbench.registry import reference
 from mtlbench.runs.record import Metric
+from mtlbench.training.history import Selection
 
 _PAIR = ["task", "group", "first", "second", "question", "n_seeds", "seeds", "two_machines"]
 _TESTS = ["p", "p_holm", "verdict", "question_p_holm", "question_verdict", "p_improvement"]
@@ -45,7 +48,9 @@ _WORTH = ["resolution", "seeds_for_a_point", "time_ratio"]
 PAIR_COLUMNS = [*_PAIR, "difference", "sd", "low", "high", "low_90", "high_90", *_TESTS, *_WORTH]
 _STANDING = ["task", "group", "row", "n_seeds", "delta_m", "sd", "low", "high"]
 _PLACE = ["rank_low", "rank_high", "better_than", "worse_than"]
-_SELECTION = ["headline", "delta_m_selected", "delta_m_mean_of_last", "delta_m_last", "sd_last"]
+SELECTIONS: tuple[Selection, Selection, Literal["last"]] = ("selected", "mean_of_last", "last")
+"""What of a run may be taken. Which of the first two counts is the protocol's choice."""
+_SELECTION = ["headline", "last_n", *(f"{c}_{s}" for s in SELECTIONS for c in ("delta_m", "sd"))]
 STANDING_COLUMNS = [*_STANDING, *_PLACE, "worst", "worst_metric", *_SELECTION]
 
 
@@ -101,35 +106,43 @@ class Table:
     @cached_property
     def averages_last(self) -> bool:
         """Whether the protocol takes the mean of the last epochs' scores, and selects none: then
-        every reference run counts its last epoch, and yet its scores differ from those of that
-        epoch."""
+        the selected epoch is what is kept beside; or, in records from before it was, every
+        reference run counts its last epoch, and yet its scores differ from those of that epoch."""
         if not self.has_reference:
             return False
+        beside = set(self._reference["beside"]) - {""}
+        if beside:
+            return beside == {"selected"}
         metrics, ends = list(self.metrics), set(self.rows["epochs"] - 1)
         base = self._reference
         counted = {int(n) for text in base["selected_epoch"] for n in str(text).split()}
         last = base[[f"{name}_last" for name in metrics]].set_axis(metrics, axis=1)
         return counted == ends and not last.equals(base[metrics])
 
-    def against_reference(
-        self, name: str, some: Sequence[int] | None = None, at: Literal["", "_last"] = ""
-    ) -> Estimate:
-        """Delta-m of a row, with the reference's own noise.
+    def scores(self, name: str, seeds: Sequence[int], at: str = "") -> NDArray[np.float64]:
+        """(2, n, M): the metrics of a row and of the reference, a seed a row; ``at`` as below."""
+        columns = [metric + at for metric in self.metrics]
+        mine, base = (runs.loc[list(seeds), columns] for runs in (self.of(name), self._reference))
+        return np.stack([mine, base]).astype(float)
+
+    @property
+    def signs(self) -> list[int]:
+        """(M,): -1 where higher is better, 1 elsewhere."""
+        return [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
+
+    def against_reference(self, name: str, at: Literal["", "_last", "_beside"] = "") -> Estimate:
+        """Delta-m of a row, with the reference's own noise; NaN if the row lacks a seed.
 
         Args:
             name: of the row.
-            some: seeds, which may repeat; all of the group's by default, and NaN if the row lacks
-                one.
-            at: empty for the scores that count by the protocol, "_last" for the last epoch's.
+            at: empty for the scores that count by the protocol, "_last" for the last epoch's,
+                "_beside" for those that the protocol might have taken; NaN where a record has none.
         """
-        mine = self.of(name)
-        if not self.has_reference or (some is None and not self._is_whole(name)):
-            return Estimate(len(mine), math.nan, math.nan)
-        base = self._reference
-        seeds = list(mine.index if some is None else some)
-        signs = [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
-        columns = [name + at for name in self.metrics]
-        return against_reference(mine.loc[seeds, columns], base.loc[seeds, columns], signs)
+        seeds = list(self.of(name).index)
+        if not self.has_reference or not self._is_whole(name):
+            return Estimate(len(seeds), math.nan, math.nan)
+        mine, base = self.scores(name, seeds, at)
+        return against_reference(mine, base, self.signs)
 
     def lost(self, name: str) -> dict[str, float]:
         """Change for the worse of each metric against the reference, in percent, on the means;
@@ -293,17 +306,60 @@ def standings(board: Board, everything: pd.DataFrame) -> pd.DataFrame:
 
 def _selection(table: Table, name: str, counts: Estimate) -> dict[str, Any]:
     """Delta-m by what of a run is taken, as far as records have it; which of them counts is the
-    protocol's choice, as a run keeps test scores of one epoch beside the last, or of a mean."""
-    headline = "mean_of_last" if table.averages_last else "selected"
-    last = table.against_reference(name, at="_last")
-    entry = {"headline": headline, f"delta_m_{headline}": counts.mean}
-    return entry | {"delta_m_last": last.mean, "sd_last": last.sd}
+    protocol's choice."""
+    headline, beside = SELECTIONS[:2] if not table.averages_last else SELECTIONS[1::-1]
+    found = {
+        headline: counts,
+        beside: table.against_reference(name, at="_beside"),
+        SELECTIONS[2]: table.against_reference(name, at="_last"),
+    }
+    entry = {"headline": headline, "last_n": table.of(name)["last_n"].max()}
+    return entry | {
+        f"{column}_{selection}": value
+        for selection, estimate in found.items()
+        for column, value in (("delta_m", estimate.mean), ("sd", estimate.sd))
+    }
 
 
 def _ordered(pair: pd.Series[Any]) -> tuple[str, str]:
     """The better one first."""
     names = (pair["first"], pair["second"])
     return names if pair["verdict"] == VERDICTS[0] else names[::-1]
+
+
+def across(boards: Iterable[Board]) -> pd.Series[float]:
+    """How often a row is within a point of the best, over the first group with a reference of every
+    board, which are weighted equally: by row, those that all of them have, compared among
+    themselves.
+
+    Rows are told apart by their titles, as options (a radius) are a benchmark's own; where a group
+    has several of one title, by their names.
+
+    Returns:
+        Empty for less than two boards.
+    """
+    groups = [next((t for t in tables(board) if t.has_reference), None) for board in boards]
+    found = [table for table in groups if table is not None]
+    if len(found) < 2:
+        return pd.Series(dtype=float)
+    return near_best(pd.concat([_deltas(table) for table in found]))
+
+
+def _deltas(table: Table) -> pd.DataFrame:
+    """Delta-m of every run, by the titles of its row."""
+    rows = table.compared.set_index("name")
+    wrapped = rows["method_title"] + " x " + rows["sharpness_title"]
+    titles = wrapped.where(~rows["plain"].astype(bool), rows["method_title"])
+    names = titles.where(~titles.duplicated(keep=False), titles.index.to_series())
+    runs = table.runs[table.runs["name"].isin(rows.index)]
+    return pd.DataFrame(
+        {
+            "benchmark": table.heading,
+            "seed": runs["seed"],
+            "row": runs["name"].map(names),
+            "delta_m": runs["delta_m"],
+        }
+    )
 
 
 def count(found: pd.Series[str]) -> str:

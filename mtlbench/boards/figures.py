@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import as_file, files
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +15,7 @@ import pandas as pd
 from mtlbench.boards.comparisons import Table
 from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import VERDICTS
+from mtlbench.boards.svg import digest, svg
 from mtlbench.boards.symbols import TIMES
 
 if TYPE_CHECKING:
@@ -24,8 +23,13 @@ if TYPE_CHECKING:
 
 SHOWN = VERDICTS[:3]
 """What tests have shown."""
-_COLOURS = ("#2b86cc", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8c7a00", "#7f7f7f")
-"""Near Okabe and Ito's, which the colour-blind can tell apart; all show on light and on dark."""
+COLOURS = ("#0b5fa8", "#c46a00", "#008a6a", "#d06aa8", "#7d2a12", "#2f9ad6", "#3b3b3b")
+"""Those of the light page, which the colour-blind can tell apart; page.css has those of the dark
+one, and what is written is a variable of its."""
+_BAND = "#8a8a8a"
+_VARIABLES = {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
+_FILLS: tuple[Literal["full", "left", "bottom", "top"], ...] = ("full", "left", "bottom", "top")
+"""Of marks, for more methods than there are colours."""
 _MARKERS = "osD^vP*Xph<>"
 _LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
 _INK = "#010203"
@@ -34,6 +38,9 @@ _PANELS = 4
 """Of small multiples, side by side."""
 _MOST_NAMES = 13
 """Bars that have room for their names."""
+_SHORT = 26
+"""Letters of a row's name that leave a plot of differences its room."""
+_LEGEND_COLUMNS = 4
 _OUTLIER = 8
 """An axis with a value this many times the median one is logarithmic beyond the bulk."""
 
@@ -85,25 +92,24 @@ def _title(axes: Any, text: str) -> None:
     axes.set_title(fill(text, 30), fontsize=9, color=_INK, loc="left")
 
 
-def _svg(figure: Figure, label: str, caption: str, salt: str, *, wide: bool = False) -> str:
-    """Inline, in the page's colours, the same bytes every time."""
-    from matplotlib import rc_context
-
-    file = io.StringIO()
-    source = files("mtlbench.boards").joinpath("page.mplstyle")
-    with as_file(source) as style, rc_context({"svg.hashsalt": salt}, fname=style):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    drawn = file.getvalue().replace(_INK, "currentColor")
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
+def _svg(
+    figure: Figure,
+    label: str,
+    caption: str,
+    salt: str,
+    *,
+    wide: bool = False,
+    tips: Mapping[str, str] | None = None,
+) -> str:
+    """Inline, in the page's colours."""
+    drawn = svg(figure, salt, tips)
+    for token, colour in {_INK: "currentColor", **_VARIABLES}.items():
+        drawn = drawn.replace(token, colour)
     drawn = re.sub(r' width="[\d.]+pt"| height="[\d.]+pt"', "", drawn, count=2)
-    drawn = re.sub(r"font: ([\d.]+px) '[^;\"]*", r"font: \1 sans-serif", drawn)
-    drawn = re.sub(r"font-family: '[^;\"]*", "font-family: sans-serif", drawn)
-    # Ids are unique in a picture only; a page has many of them.
-    drawn = re.sub(r'(id="|url\(#|href="#)', rf"\g<1>{salt}-", drawn)
     drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
     kind = ' class="wide"' if wide else ""
-    return f"<figure{kind}>{drawn}<figcaption>{escape(caption)}</figcaption></figure>"
+    said = f"<figcaption>{escape(caption)}</figcaption>"
+    return f'<figure{kind} data-drawn="{digest(figure)}">{drawn}{said}</figure>'
 
 
 def _salt(table: Table, kind: str) -> str:
@@ -115,8 +121,8 @@ def _task(table: Table) -> str:
     return str(table.rows["task"].iloc[0])
 
 
-def _legend(figure: Figure, entries: Sequence[Any]) -> None:
-    legend = figure.legend(handles=entries, loc="outside right upper", frameon=False)
+def _legend(figure: Figure, entries: Sequence[Any], **where: Any) -> None:
+    legend = figure.legend(handles=entries, frameon=False, **where)
     for text in legend.get_texts():
         text.set_color(_INK)
 
@@ -127,49 +133,76 @@ def _against_time(table: Table) -> Iterator[str]:
     from matplotlib.lines import Line2D
 
     rows = table.compared.dropna(subset=["delta_m", "step_ratio"])
+    rows = rows[rows[["delta_m", "step_ratio"]].abs().max(axis=1) < math.inf]
     if rows.empty:
         return
-    figure, (axes,) = _figure(6, 4)
     methods, wrappers = (list(dict.fromkeys(rows[f"{p}_title"])) for p in ("method", "sharpness"))
-    points = []
-    for _, row in rows.iterrows():
+    entries = [*methods, *wrappers, "Pareto front"]
+    figure, (axes,) = _figure(5.2, 4 + 0.24 * math.ceil(len(entries) / _LEGEND_COLUMNS))
+    points, tips = [], {}
+    for number, (_, row) in enumerate(rows.iterrows()):
         found = table.against_reference(row["name"])
         low, high = found.interval()
         points.append((float(row["step_ratio"]), found.mean))
-        axes.errorbar(
+        mark, *_ = axes.errorbar(
             *points[-1],
             yerr=None if math.isnan(low) else (high - low) / 2,
-            color=_COLOURS[methods.index(row["method_title"]) % len(_COLOURS)],
+            **_method_style(methods.index(row["method_title"])),
             marker=_MARKERS[wrappers.index(row["sharpness_title"]) % len(_MARKERS)],
             markersize=7,
             capsize=2,
             elinewidth=1,
             linestyle="",
         )
+        mark.set_gid(f"tip{number}-")
+        tips[f"tip{number}-"] = f"{row['name']}: Δm% {found.mean:.2f}, {points[-1][0]:.2f}{TIMES}"
     front = pareto(points)
     axes.plot(*zip(*front, strict=True), color=_INK, linewidth=1, drawstyle="steps-post", zorder=1)
     axes.axhline(0, color=_INK, linewidth=0.8, linestyle="--")
+    _bulk_first(axes, pd.Series([delta for _, delta in points]))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}" + TIMES)
     axes.set_xlabel("step time over the baseline's")
     axes.set_ylabel("Δm%")
-    entries = [
-        Line2D([], [], linestyle="", marker="o", color=_COLOURS[i % len(_COLOURS)], label=name)
+    marks = [
+        Line2D([], [], linestyle="", marker="o", label=name, **_method_style(i))
         for i, name in enumerate(methods)
     ]
-    entries += [
+    marks += [
         Line2D([], [], linestyle="", marker=_MARKERS[i % len(_MARKERS)], color=_INK, label=name)
         for i, name in enumerate(wrappers)
     ]
-    entries.append(Line2D([], [], color=_INK, linewidth=1, label="Pareto front"))
-    _legend(figure, entries)
+    marks.append(Line2D([], [], color=_INK, linewidth=1, label="Pareto front"))
+    _legend(figure, marks, loc="outside lower center", ncols=_LEGEND_COLUMNS)
     caption = (
-        "Δm% against step time (left and down is better). Bars: 95 % intervals, the reference's "
-        "own noise included; dashed: the reference; line: the Pareto front of the means, of which "
-        "noise has its part."
+        "Δm% against step time (left and down is better). Colour and filling: the method; shape: "
+        "the wrapper. Bars: 95 % intervals, the reference's own noise included; dashed: the "
+        "reference; line: the Pareto front of the means, of which noise has its part."
     )
     label = f"{_task(table)}: delta-m against step time"
-    yield _svg(figure, label, caption, _salt(table, "t"))
+    yield _svg(figure, label, caption, _salt(table, "t"), tips=tips)
+
+
+def _method_style(number: int) -> dict[str, Any]:
+    """Colour and filling, by which as many methods can be told apart as both have."""
+    return {
+        "color": COLOURS[number % len(COLOURS)],
+        "fillstyle": _FILLS[number // len(COLOURS) % len(_FILLS)],
+        "markerfacecoloralt": "None",
+    }
+
+
+def _bulk_first(axes: Any, values: pd.Series[float]) -> None:
+    """An axis on which a few that are far off leave room for the others."""
+    sizes = values.abs()
+    if sizes.max() > _OUTLIER * sizes.median() > 0:
+        linear = float(f"{2 * sizes.median():.1g}")
+        axes.set_yscale("symlog", linthresh=linear)
+        axes.yaxis.set_major_formatter("{x:g}")
+        ticks = [linear * factor for factor in (0.5, 1, 4, 20, 100, 400)]
+        shown = [tick for tick in ticks if tick <= sizes.max()]
+        axes.set_yticks([-linear, -linear / 2, 0, *shown])
+        axes.minorticks_off()
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -191,22 +224,25 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     met = known[(known["second"] == baseline) & known["low"].notna()]
     if met.empty:
         return
-    figure, (axes,) = _figure(6, 1 + 0.25 * len(met))
+    names = list(met["first"].iloc[::-1])
+    figure, (axes,) = _figure(5.2, 1 + 0.25 * len(met))
     for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
         shown = pair["question_verdict" if pair["question"] else "verdict"] in SHOWN
-        axes.plot([pair["low"], pair["high"]], [y, y], color=_COLOURS[0], linewidth=1.5)
+        axes.plot([pair["low"], pair["high"]], [y, y], color=COLOURS[0], linewidth=1.5)
         # A clear filling would make the edge clear, too: matplotlib has one alpha for both.
         axes.plot(
             pair["difference"],
             y,
             marker="o",
-            color=_COLOURS[0],
-            markerfacecolor=_COLOURS[0] if shown else "None",
+            color=COLOURS[0],
+            markerfacecolor=COLOURS[0] if shown else "None",
             markeredgewidth=1.5,
         )
-    axes.axvspan(-1, 1, color=_COLOURS[-1], alpha=0.25, linewidth=0)
+    axes.axvspan(-1, 1, color=_BAND, alpha=0.25, linewidth=0)
     axes.axvline(0, color=_INK, linewidth=0.8)
-    axes.set_yticks(range(len(met)), list(met["first"].iloc[::-1]))
+    # Lines of one label would be ragged in another font.
+    size = 10 if max(map(len, names)) <= _SHORT else 7.5
+    axes.set_yticks(range(len(met)), names, fontsize=size)
     widest = met[["low", "high"]].abs().to_numpy().max()
     if widest > 20:
         axes.set_xscale("symlog", linthresh=5)
@@ -234,7 +270,7 @@ def _objectives(table: Table) -> Iterator[str]:
     figure, panels = _multiples(len(lost), height)
     for axes, (row, values) in zip(panels, lost.items(), strict=True):
         widths = list(values.values()) if named else sorted(values.values())
-        colours = [_COLOURS[4] if width > 0 else _COLOURS[2] for width in widths]
+        colours = [COLOURS[1] if width > 0 else COLOURS[0] for width in widths]
         axes.barh(range(len(widths)), widths, color=colours, height=0.8 if named else 1.0)
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.tick_params(axis="y", labelsize=8)
@@ -283,7 +319,7 @@ def _curves(table: Table, histories: pd.DataFrame) -> Iterator[str]:
     rows = table.compared[table.compared["name"].isin(means.index)]
     methods, wrappers = (list(dict.fromkeys(rows[f"{p}_title"])) for p in ("method", "sharpness"))
     styles: list[dict[str, Any]] = [
-        {"color": _COLOURS[i % len(_COLOURS)], "linestyle": _LINES[i % len(_LINES)]}
+        {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINES[i % len(_LINES)]}
         for i in range(len(wrappers))
     ]
     figure, panels = _multiples(len(methods), 1.8)
@@ -301,7 +337,7 @@ def _curves(table: Table, histories: pd.DataFrame) -> Iterator[str]:
     figure.supxlabel("epoch", color=_INK, fontsize=10)
     figure.supylabel("selection score", color=_INK, fontsize=10)
     entries = [Line2D([], [], label=w, **s) for w, s in zip(wrappers, styles, strict=True)]
-    _legend(figure, entries)
+    _legend(figure, entries, loc="outside right upper")
     caption = (
         "Learning curves: what epochs are selected by, on validation (more is better), the mean "
         "over seeds; rows with options of their own have a line each."

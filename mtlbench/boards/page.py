@@ -6,6 +6,7 @@ tables can be sorted and filtered.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
@@ -15,10 +16,20 @@ from typing import Any
 import pandas as pd
 
 from mtlbench.boards.build import Board, histories
-from mtlbench.boards.comparisons import Table, pairs, standings, summary, tables
+from mtlbench.boards.comparisons import (
+    SELECTIONS,
+    Table,
+    across,
+    pairs,
+    standings,
+    summary,
+    tables,
+)
 from mtlbench.boards.figures import SHOWN, figures
 from mtlbench.boards.formats import DASH, cells
 from mtlbench.boards.published import Literature, datasets
+from mtlbench.boards.statistics import MARGIN, Estimate
+from mtlbench.boards.svg import made_by
 from mtlbench.runs.record import RunRecord
 
 
@@ -32,10 +43,13 @@ def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
     curves = histories(records)
     parts = [part for board in boards.values() for part in _sections(board, curves)]
     links = [f'<a href="#{escape(task)}">{escape(task)}</a>' for task in boards]
+    together = _across(boards)
+    links += [ACROSS_LINK] * bool(together) + [PUBLISHED_LINK]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta name="generator" content="mtlbench, {made_by()}">',
             '<link rel="icon" href="data:,">',
             f"<title>mtlbench: leaderboards</title>\n<style>\n{_asset('page.css')}</style>",
             "</head>\n<body>",
@@ -44,16 +58,18 @@ def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
             "<p>Δm% is the mean change for the worse against networks of one task each; less is "
             "better. Better and worse are said where a test shows them, equal likewise; the rest "
             "is open.</p>",
-            f"<nav>{' '.join([*links, PUBLISHED_LINK])}</nav>",
+            f"<nav>{' '.join(links)}</nav>",
             "<noscript><p>Without scripts the tables are complete, but cannot be sorted.</p>"
             "</noscript>",
             *parts,
+            together,
             *_literature(),
             f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n",
         ]
     )
 
 
+ACROSS_LINK = '<a href="#across">across benchmarks</a>'
 PUBLISHED_LINK = '<a href="#published">as published</a>'
 
 
@@ -70,7 +86,9 @@ def _sections(board: Board, curves: pd.DataFrame) -> Iterator[str]:
         yield f'<section><h2 id="{escape(anchor)}">{escape(board.task)}</h2>'
         yield f'<p class="soft">{escape(table.heading)}</p>'
         yield _answer(mine, said)
-        yield _rows(table, placed[placed["group"] == table.heading])
+        ranked = placed[placed["group"] == table.heading]
+        yield _rows(table, ranked)
+        yield _selections(ranked, board.task)
         yield _commands(table)
         yield f'<div class="figures">{"".join(figures(table, mine, curves))}</div></section>'
 
@@ -81,11 +99,11 @@ def _answer(known: pd.DataFrame, said: str) -> str:
     found = asked[asked["question_verdict"].isin(SHOWN)]
     lines = []
     for _, pair in found.iterrows():
-        verdict = pair["question_verdict"]
+        verdict, difference = pair["question_verdict"], round(pair["difference"], 1) + 0.0
         than = "to" if verdict == "equal" else "than"
         lines.append(
             f"<li><b>{escape(pair['first'])}</b> is {verdict} {than} {escape(pair['second'])}: "
-            f"{pair['difference']:+.1f} points of Δm% ({pair['low']:.1f} to {pair['high']:.1f})"
+            f"{difference:+.1f} points of Δm% ({pair['low']:.1f} to {pair['high']:.1f})"
         )
     left = len(asked) - len(found)
     lines.append(f"<li>{left} of {len(asked)} questions are open: the seeds are too few to say")
@@ -104,6 +122,48 @@ def _rows(table: Table, placed: pd.DataFrame) -> str:
         ([*row, *ends.get(name, [DASH, DASH])], name not in ends) for name, row in found.items()
     ]
     return _html_table(header, rows, str(table.rows["task"].iloc[0]))
+
+
+def _selections(placed: pd.DataFrame, task: str) -> str:
+    """Delta-m by what of a run is taken, side by side."""
+    known = placed[[f"delta_m_{selection}" for selection in SELECTIONS]].notna()
+    if known.any().sum() < 2:
+        return ""
+    n = placed["last_n"].max()
+    last = "the last epochs" if pd.isna(n) else f"the last {n:.0f}"
+    titles = ["at the selected epoch", f"mean of {last}", "after the last epoch"]
+    counts = SELECTIONS.index(placed["headline"].iloc[0])
+    titles[counts] += " (counts)"
+    rows = []
+    for _, place in placed.iterrows():
+        numbers = [(place[f"delta_m_{s}"], place[f"sd_{s}"], place["n_seeds"]) for s in SELECTIONS]
+        rows.append(([place["row"], *(_with_interval(*n) for n in numbers)], False))
+    return (
+        "<details><summary>Δm% by what of a run is taken</summary><p class=soft>Which one counts "
+        "is the protocol's choice, made before any result.</p>"
+        f"{_html_table(['method', *titles], rows, f'{task}, by what of a run is taken')}</details>"
+    )
+
+
+def _with_interval(mean: float, sd: float, n: int) -> str:
+    if math.isnan(mean):
+        return DASH
+    low, high = Estimate(n, mean, sd).interval()
+    return f"{mean:.2f}" + (f" ± {(high - low) / 2:.2f}" if n > 1 else "")
+
+
+def _across(boards: Mapping[str, Board]) -> str:
+    shares = across(boards.values())
+    if shares.empty:
+        return ""
+    rows = [([str(name), f"{100 * share:.0f} %"], False) for name, share in shares.items()]
+    return (
+        '<section><h2 id="across">Across benchmarks</h2><p>How often a row is within '
+        f"{MARGIN:g} point of the best one, over the seeds of each benchmark, all benchmarks "
+        "weighted equally; of the rows that all of them have. Δm% itself is never averaged over "
+        "benchmarks: a point is not the same thing on two.</p>"
+        f"{_html_table(['method', 'near the best ↑'], rows, 'all benchmarks')}</section>"
+    )
 
 
 def _commands(table: Table) -> str:

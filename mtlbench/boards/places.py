@@ -41,6 +41,7 @@ def group_of(record: RunRecord) -> dict[str, Any]:
         for name in GROUP
     }
     group["data_source"] = identity.data_label
+    group["device_class"] += f" {identity.numerics}".rstrip()
     if identity.weights is not None:
         group["architecture"] += f" from {identity.weights.file} {identity.weights.sha256[:12]}"
     return group

@@ -13,6 +13,7 @@ import pandas as pd
 
 from mtlbench.boards.build import Board
 from mtlbench.boards.notes import row_name
+from mtlbench.boards.svg import digest, made_by, svg
 from mtlbench.boards.symbols import TIMES
 from mtlbench.boards.terminal import heading
 from mtlbench.files import write_atomically
@@ -37,17 +38,23 @@ _POINT: dict[str, Any] = {
 
 
 def plot(board: Board, path: Path) -> None:
-    """Delta-m against run time, one panel a group; the ending of ``path`` names the format."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    """Delta-m against run time, one panel a group, as an SVG file."""
+    text = picture(board)
+    write_atomically(path, lambda temporary: temporary.write_bytes(text.encode()))
+
+
+def picture(board: Board) -> str:
+    """The file that :func:`plot` writes, the same bytes every time."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
     groups = list(board.groups())
     figure = Figure(figsize=(8.5, 5 * len(groups)), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasSVG(figure)
     for axes, rows in zip(figure.subplots(len(groups), squeeze=False).flat, groups, strict=True):
         _panel(axes, rows)
-    ending = path.suffix.removeprefix(".")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=ending, dpi=150))
+    drawn = svg(figure, board.task)
+    return f'<?xml version="1.0"?>\n<!-- {made_by()}, of {digest(figure)} -->\n{drawn}\n'
 
 
 def _panel(axes: Axes, rows: pd.DataFrame) -> None:

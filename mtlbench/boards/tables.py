@@ -47,11 +47,12 @@ def check(boards: Mapping[str, Board], folder: Path) -> list[str]:
         elif name not in expected:
             complaints.append(f"{name}: there are no records behind it")
         elif present[name] != expected[name]:
-            complaints.append(f"{name}: {_first_difference(present[name], expected[name])}")
+            complaints.append(f"{name}: {first_difference(present[name], expected[name])}")
     return complaints
 
 
-def _first_difference(present: bytes, expected: bytes) -> str:
+def first_difference(present: bytes, expected: bytes) -> str:
+    """Where two files that differ begin to."""
     pairs = zip_longest(present.splitlines(True), expected.splitlines(True), fillvalue=b"")
     for number, (found, rebuilt) in enumerate(pairs, start=1):
         if found != rebuilt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -52,7 +52,7 @@ def request(record: RunRecord, data: Path | None = None) -> Run:
         UsageError: the command is none of ``mtlbench run``, or means another run here.
     """
     _, _, task, *words = [*shlex.split(record.provenance.command), *[""] * 3]
-    options = dict(zip(words[::2], words[1::2], strict=False))
+    options = _options(words)
     if "--method" not in options:
         raise UsageError(f"{record.provenance.command!r} is no command that makes one run")
     epochs, folder, weights = (options.get(f"--{name}") for name in ("epochs", "data", "weights"))
@@ -69,12 +69,22 @@ def request(record: RunRecord, data: Path | None = None) -> Run:
             options.get("--device"),
             None if weights is None else Path(weights),
             lr=record.identity.lr,
+            numerics=record.identity.numerics,
         )
     )
     differing = _differing(record.identity, run.identity)
     if differing:
         raise UsageError(f"the record's command is another run here: {'; '.join(differing)}")
     return run
+
+
+def _options(words: Sequence[str]) -> dict[str, str]:
+    """Options of a command line with what follows each; nothing follows a flag."""
+    return {
+        word: "" if after.startswith("--") else after
+        for word, after in zip(words, [*words[1:], ""], strict=True)
+        if word.startswith("--")
+    }
 
 
 def _differing(theirs: RunIdentity, ours: RunIdentity) -> list[str]:

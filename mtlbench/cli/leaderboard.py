@@ -27,7 +27,8 @@ def leaderboard(
         bool,
         typer.Option(
             "--check",
-            help="Write nothing; fail if a CSV file would change, or a submission is unfit.",
+            help="Write nothing; fail if a CSV file, or the pictures, page or text beside them, "
+            "would change, or a submission is unfit.",
         ),
     ] = False,
     plot: Annotated[
@@ -63,24 +64,37 @@ def leaderboard(
         typer.echo(FORMATS[form](built), nl=False)
         raise typer.Exit(bool(faults))
     if check:
-        complaints = tables.check(built, out)
-        for complaint in complaints:
-            say(complaint, style="red")
-        if complaints or faults:
-            raise typer.Exit(1)
-        say(f"{out}: every CSV file is what its {len(records)} records make")
-        return
+        check_outputs(built, records, out)
+        raise typer.Exit(bool(faults))
     check_writable(out)
     written = tables.write(built, out)
     if plot:
         for board in built.values():
-            written.append(out / f"{board.task}.png")
+            written.append(out / f"{board.task}.svg")
             draw(board, written[-1])
     print_boards(built)
     for path in written:
         say(f"wrote {path}")
     if faults:
         raise typer.Exit(1)
+
+
+def check_outputs(boards: Mapping[str, Board], records: Sequence[RunRecord], out: Path) -> None:
+    """Say whether a folder has what its records make.
+
+    Raises:
+        typer.Exit: it has not.
+    """
+    from mtlbench.boards.outputs import check
+
+    found = check(boards, records, out)
+    for remark in found.remarks:
+        aside(remark)
+    for complaint in found.complaints:
+        say(complaint, style="red")
+    if found.complaints:
+        raise typer.Exit(1)
+    say(f"{out}: {', '.join(found.checked)}: what its {len(records)} records make")
 
 
 def read_boards(folder: Path) -> tuple[dict[str, Board], list[RunRecord], list[str]]:

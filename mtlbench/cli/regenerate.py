@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,10 @@ from mtlbench.errors import UsageError
 
 
 def regenerate(
-    task: Annotated[str, typer.Argument(help="Of which FOLDER/specs/TASK.yaml is.")],
+    task: Annotated[
+        str | None,
+        typer.Argument(help="Of which FOLDER/specs/TASK.yaml is. Without, no run is made."),
+    ] = None,
     folder: Annotated[
         Path, typer.Option(help="Leaderboards: specs, records, tables, the page.")
     ] = Path("leaderboards"),
@@ -26,12 +30,12 @@ def regenerate(
         bool, typer.Option("--dry-run", help="Say which runs are missing or stale, and stop.")
     ] = False,
 ) -> None:
-    """Make the missing and stale runs of a committed specification, then its tables, its picture
-    and the page."""
-    from mtlbench.boards import tables
-    from mtlbench.boards.page import page
-    from mtlbench.boards.plot import plot
-    from mtlbench.files import write_atomically
+    """Make the missing and stale runs of a committed specification, then its tables, its picture,
+    the page, and README.md where there is a README.md.jinja. Without a task, make these of all
+    records as they are."""
+    if task is None:
+        rebuild(folder)
+        return
     from mtlbench.runs.plan import SweepSpec
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import checked, state, unfinished
@@ -47,19 +51,19 @@ def regenerate(
         say(f"{len(left)} of {len(runs)} runs to make")
         return
     failed = execute_all(runs, records, jobs=jobs, threads=threads, retry=retry)
-    boards, known, _ = read_boards(records)
-    mine = {name: boards[name] for name in dict.fromkeys(run.identity.task for run in runs)}
-    written = tables.write(mine, folder)
-    for name, board in mine.items():
-        written.append(folder / f"{name}.png")
-        plot(board, written[-1])
-    text = page(boards, known).encode()
-    written.append(folder / "index.html")
-    write_atomically(written[-1], lambda temporary: temporary.write_bytes(text))
-    print_boards(mine)
-    for path in written:
-        say(f"wrote {path}")
+    rebuild(folder, list(dict.fromkeys(run.identity.task for run in runs)))
     end(failed)
+
+
+def rebuild(folder: Path, tasks: Sequence[str] | None = None) -> None:
+    """Write what follows from a folder's records, the tables of some tasks or of all."""
+    from mtlbench.boards.outputs import write
+
+    boards, known, _ = read_boards(folder / "records")
+    wanted = list(boards) if tasks is None else tasks
+    print_boards({name: boards[name] for name in wanted})
+    for path in write(boards, known, folder, wanted):
+        say(f"wrote {path}")
 
 
 def committed(task: str, folder: Path) -> Path:

@@ -37,6 +37,19 @@ def run(
         bool, typer.Option("--keep-model", help="Keep the selected epoch's weights, for show.")
     ] = False,
     lr: Annotated[float | None, typer.Option(help="Instead of the protocol's.")] = None,
+    precision: Annotated[
+        str, typer.Option(help="fp32; tf32 on NVIDIA's GPUs; bf16: the network under autocast.")
+    ] = "fp32",
+    channels_last: Annotated[
+        bool, typer.Option("--channels-last", help="Images with their channels innermost.")
+    ] = False,
+    compile_: Annotated[bool, typer.Option("--compile", help="Compile trunk and heads.")] = False,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Parts that a batch goes through the network in.")
+    ] = 1,
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="The same bits every time; slower on a GPU.")
+    ] = False,
     rows: Annotated[
         str, typer.Option(help="auto, whole or streamed: how a large Jacobian is held.")
     ] = "auto",
@@ -56,14 +69,22 @@ def run(
     begin([task], method, wanted)
     from mtlbench.boards.build import build
     from mtlbench.boards.folder import read_folder
+    from mtlbench.engine.numerics import Numerics
     from mtlbench.runs.spec import RunSpec
     from mtlbench.runs.sweep import grid
 
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
     how["logs"] = log or ()
+    numerics = Numerics.of(
+        precision=precision,
+        channels_last=channels_last,
+        compile=compile_,
+        accumulate=accumulate,
+        deterministic=deterministic,
+    )
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
     held: Any = {"rows": rows}
-    base = RunSpec(task, "", None, 0, *common, **held)
+    base = RunSpec(task, "", None, 0, *common, numerics=numerics, **held)
     runs = grid(base, method, wanted, seed or [0])
     failed = execute_all(runs, out, **how)
     records, faults = read_folder(out)
@@ -108,7 +129,7 @@ def quickstart(
     built = build(read)
     written = tables.write(built, out)
     for board in built.values():
-        written.append(out / f"{board.task}.png")
+        written.append(out / f"{board.task}.svg")
         plot(board, written[-1])
     print_boards(built)
     for path in written:

@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mtlbench.engine.numerics import SCALER
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import InputGroup, MultiTaskModel
 
@@ -43,6 +45,8 @@ def check_optimizer(optimizer: Any) -> None:
     Raises:
         UsageError: it is none, or its ``step`` needs a closure.
     """
+    if isinstance(optimizer, torch.amp.GradScaler):
+        raise UsageError(SCALER)
     if not isinstance(optimizer, Optimizer):
         raise UsageError(f"the optimizer must be torch's, not {type(optimizer).__name__}")
     closure = inspect.signature(optimizer.step).parameters.get("closure")

@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from mtlbench.engine.flat import FlatParameters, descent
 from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
+from mtlbench.engine.numerics import AS_AROUND, Numerics, check_retained, is_compiled, widened
 from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.views import Forward, JointView, NonFiniteError, PlainView, ShiftedView
 from mtlbench.errors import UsageError
@@ -85,6 +86,7 @@ class BatchProblem(StepProblem):
         beside: trainable parameters that are not the model's but its loss's.
         further: further batches that the method looks at.
         optimizer: of the parameters, for :meth:`ahead`.
+        numerics: how the network's passes are computed.
 
     Raises:
         UsageError: the batch is none, or a target belongs to no head of the model, or two to the
@@ -105,10 +107,12 @@ class BatchProblem(StepProblem):
         *,
         further: Sequence[Batch] = (),
         optimizer: Optimizer | None = None,
+        numerics: Numerics = AS_AROUND,
     ) -> None:
         self.model = model
         self.flat: FlatParameters = flat
-        self.loss, self.generator = loss, generator
+        self.loss, self.generator, self.numerics = loss, generator, numerics
+        self._network, self._judging = numerics.contexts(flat.data.device)
         self.passes = Passes() if passes is None else passes
         self._ignore, self._optimizer = ignore, optimizer
         self._take(batch, objectives)
@@ -136,6 +140,7 @@ class BatchProblem(StepProblem):
         targets = _targets(batch, self.model)
         wanted = {name: targets[name] for name in objectives if name in targets}
         self.batch = batch
+        self._inputs = [self.numerics.inputs(group.inputs) for group in batch]
         self.labels = Labels(wanted, self._ignore, self.flat.data.device)
         self._randomness, self._begun = Randomness(self.flat.data.device, number), False
 
@@ -160,6 +165,7 @@ class BatchProblem(StepProblem):
         """One forward pass of every input group that a wanted objective needs."""
         wanted = self.objectives if only is None else list(only)
         parts: list[_Part] = []
+        first = not self._begun
         with self._one_function():
             for index, group in enumerate(self.batch):
                 names = [name for name in wanted if name in group.targets]
@@ -174,6 +180,8 @@ class BatchProblem(StepProblem):
                 torch.autograd.grad(loss, self._beside, retain_graph=True, allow_unused=True)
                 for loss in losses
             ]
+        if first and losses.requires_grad and is_compiled(self.model):
+            check_retained(losses)
         features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
         return Forward(
             losses,
@@ -188,10 +196,14 @@ class BatchProblem(StepProblem):
         self.passes.forward += 1
         self._randomness.enter(index)
         before_part = partial(self._randomness.enter, index, "part")
-        trunk = tree_map(_alias, self.model.features(group.inputs, names, before_part))
+        with self._network():
+            found = self.model.features(self._inputs[index], names, before_part)
+        trunk = tree_map(_alias, found)
         predictions, targets = self._outputs(index, trunk, names)
         if isinstance(self.loss, JointLoss):
-            losses = check_losses(self.loss.together(predictions, targets), names)
+            with self._judging():
+                together = self.loss.together(predictions, targets)
+            losses = widened(check_losses(together, names))
             apart = dict(zip(names, losses.unbind(), strict=True))
             if self._regularised:
                 apart = {name: self._penalised(name, trunk, loss) for name, loss in apart.items()}
@@ -209,16 +221,19 @@ class BatchProblem(StepProblem):
     ) -> tuple[Mapping[str, Any], Mapping[str, Tensor]]:
         """Predictions and targets of a group's examples that have a label."""
         before_head = partial(self._randomness.enter, index, "head")
-        predictions = self.model.predict(trunk, names, before_head)
+        with self._network():
+            predictions = self.model.predict(trunk, names, before_head)
+        predictions = self.numerics.predictions(predictions)
         return self.labels.pick_all(predictions, self.batch[index].targets)
 
     def _loss(self, name: str, trunk: Any, prediction: Any, target: Tensor) -> Tensor:
         try:
-            loss = self.loss(name, prediction, target)
+            with self._judging():
+                loss = self.loss(name, prediction, target)
         except TypeError as error:
             check_takes_three(self.loss, error)
             raise
-        loss = check_loss(loss, name)
+        loss = widened(check_loss(loss, name))
         return self._penalised(name, trunk, loss) if self._regularised else loss
 
     def _penalised(self, name: str, trunk: Any, loss: Tensor) -> Tensor:
@@ -329,6 +344,20 @@ class BatchProblem(StepProblem):
             p.grad = torch.stack(parts).sum(0) if parts else None
             written += [p.grad] if p.grad is not None else []
         return written
+
+    @property
+    def begun(self) -> bool:
+        """Whether there was a forward pass."""
+        return self._begun
+
+    def look_anew(self) -> None:
+        """Take the network's buffers as they are now for those before the step."""
+        self._buffers = Buffers(self.model)
+
+    def row_beside(self, name: str) -> tuple[Tensor | None, ...]:
+        """A task's gradient of the loss's own parameters, once there was a forward pass."""
+        rows = self._beside_rows or [(None,) * len(self._beside)] * len(self.objectives)
+        return rows[self.objectives.index(name)]
 
     @contextmanager
     def _one_function(self) -> Iterator[None]:

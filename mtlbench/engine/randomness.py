@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from mtlbench.hardware import rng_state, set_rng_state
 from mtlbench.torch_private import NormBase
 
 SMALL = 1 << 16
@@ -17,11 +18,24 @@ SMALL = 1 << 16
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generators (weights, dropout) within; the caller's stay as they were."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Seed torch's global generators (weights, dropout) within, that of the CPU and a device's; the
+    caller's stay as they were."""
+    device = torch.device("cpu") if device is None else device
+    here, there = torch.get_rng_state(), rng_state(device)
+    try:
+        _seed(seed, device)
         yield
+    finally:
+        torch.set_rng_state(here)
+        set_rng_state(device, there)
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed the global generators of the CPU and of a device."""
+    torch.default_generator.manual_seed(seed)
+    if rng_state(device) is not None:
+        set_rng_state(device, torch.Generator(device).manual_seed(seed).get_state())
 
 
 class Randomness:
@@ -34,7 +48,7 @@ class Randomness:
     """
 
     def __init__(self, device: torch.device, apart: int = 0) -> None:
-        self._cuda = [device] if device.type == "cuda" else []
+        self._device = device
         self._seed: int | None = None
         if apart:
             now = b"".join(state.numpy().tobytes() for state in self._now())
@@ -50,26 +64,30 @@ class Randomness:
         if known is None:
             self._states[stage] = self._now()
             return
-        torch.set_rng_state(known[0])
-        for device, state in zip(self._cuda, known[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)
+        self._set(known)
 
     @contextmanager
     def first(self) -> Iterator[None]:
         """The first forward pass within: where it draws nothing, there is nothing to replay."""
-        with nullcontext() if self._seed is None else torch.random.fork_rng(devices=self._cuda):
+        before = None if self._seed is None else self._now()
+        try:
             if self._seed is not None:
-                torch.default_generator.manual_seed(self._seed)
-                for device in self._cuda:
-                    with torch.cuda.device(device):
-                        torch.cuda.manual_seed(self._seed)
+                _seed(self._seed, self._device)
             yield
             start = next(iter(self._states.values()))
             self._unused = all(map(torch.equal, start, self._now()))
+        finally:
+            if before is not None:
+                self._set(before)
 
     def _now(self) -> list[Tensor]:
-        cuda = [torch.cuda.get_rng_state(device) for device in self._cuda]
-        return [torch.get_rng_state(), *cuda]
+        there = rng_state(self._device)
+        return [torch.get_rng_state(), *([] if there is None else [there])]
+
+    def _set(self, states: Sequence[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for state in states[1:]:
+            set_rng_state(self._device, state)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
@@ -77,8 +95,11 @@ class Randomness:
         if self._unused:
             yield
             return
-        with torch.random.fork_rng(devices=self._cuda):
+        before = self._now()
+        try:
             yield
+        finally:
+            self._set(before)
 
 
 @contextmanager

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-import torch._functorch.config as compiler
 from torch import Tensor
 from torch.optim import Optimizer
 
 from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.numerics import compiling
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.restrict import restricted
 from mtlbench.engine.views import NonFiniteError
@@ -28,18 +28,6 @@ from mtlbench.interfaces import (
 )
 
 NO_LABEL = "no task has a label"
-
-
-@contextmanager
-def retained_graphs() -> Iterator[None]:
-    """What is compiled within can go backward more than once: by default the compiler lets a
-    backward pass reuse the memory of what it has read."""
-    before = compiler.donated_buffer
-    compiler.donated_buffer = False
-    try:
-        yield
-    finally:
-        compiler.donated_buffer = before
 
 
 @dataclass(frozen=True)
@@ -93,7 +81,7 @@ def train_step(
     if not tasks:
         return StepReport(None, skipped=NO_LABEL)
     with ExitStack() as stack:
-        stack.enter_context(retained_graphs())
+        stack.enter_context(compiling())
         for method in methods:
             stack.enter_context(restricted(method, tasks))
         report = _restricted_step(problem, methods, wrapper, optimizer, scale, clip_norm)

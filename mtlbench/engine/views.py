@@ -163,7 +163,7 @@ class PlainView(PointView):
                 grads = _gradients(graph.apart[k], [*features, *params])
                 own = {id(t): g for t, g in zip(features, grads, strict=False)}
                 parts = [own.get(i, torch.zeros_like(t)).flatten() for i, t in known.items()]
-                rows.append(torch.cat(parts) if parts else flat.data.new_zeros(0))
+                rows.append((torch.cat(parts) if parts else flat.data.new_zeros(0)).to(flat.data))
                 pieces = [g.flatten() for g in grads[len(features) :]]
                 heads.append(torch.cat(pieces) if pieces else flat.data.new_zeros(0))
             if flat.heads_apart:
@@ -260,7 +260,7 @@ class PlainView(PointView):
         rows.bind()
         torch.autograd.backward(
             features,
-            [piece.view_as(t) for piece, t in zip(pieces, features, strict=True)],
+            [piece.view_as(t).to(t) for piece, t in zip(pieces, features, strict=True)],
             retain_graph=self._keep,
         )
         self._problem.passes.backward += graph.groups

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -62,6 +63,44 @@ class InputGroup:
         }
         return group
 
+    def parts(self, n: int) -> list[InputGroup]:
+        """The group in ``n`` parts of as many examples, or one more; in fewer where it has fewer.
+
+        Raises:
+            UsageError: an input is no tensor with a row an example, so that it has no parts.
+        """
+        sizes = {len(target) for target in self.targets.values() if target.dim()}
+        if len(sizes) != 1 or n == 1:
+            return [self]
+        (n_examples,) = sizes
+        n_parts = max(min(n, n_examples), 1)
+
+        def cut(leaf: Any) -> Sequence[Any]:
+            if isinstance(leaf, Tensor) and leaf.shape[:1] == (n_examples,):
+                return leaf.tensor_split(n_parts)
+            if leaf is None or isinstance(leaf, bool | int | float | str):
+                return [leaf] * n_parts
+            found = f"a tensor of shape {tuple(leaf.shape)}" if isinstance(leaf, Tensor) else ""
+            raise UsageError(
+                f"accumulate={n}: an input is {found or type(leaf).__name__}, which has no parts; "
+                f"tensors with a row for each of the {n_examples} examples do"
+            )
+
+        inputs = {id(leaf): cut(leaf) for leaf in tree_leaves(self.inputs)}
+        targets = {name: cut(target) for name, target in self.targets.items()}
+        made = []
+        for i in range(n_parts):
+            piece = partial(_piece, inputs, i)
+            part = InputGroup(
+                tree_map(piece, self.inputs), {name: t[i] for name, t in targets.items()}
+            )
+            vars(part)["_left"] = {
+                name: (before.tensor_split(n_parts)[i], here, there)
+                for name, (before, here, there) in self._left.items()
+            }
+            made.append(part)
+        return made
+
     def readable(self, name: str) -> Tensor:
         """A target where its numbers are read without a wait for a device: what it was moved from,
         unless that or the target was written to since."""
@@ -69,6 +108,10 @@ class InputGroup:
         before, here, there = self._left.get(name, (target, -1, -1))
         unchanged = before is not target and (before._version, target._version) == (here, there)
         return before if unchanged else target
+
+
+def _piece(pieces: Mapping[int, Sequence[Any]], i: int, leaf: Any) -> Any:
+    return pieces[id(leaf)][i]
 
 
 Batch = Sequence[InputGroup]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mtlbench.errors import ContractError, UsageError
-from mtlbench.hardware import on_host
+from mtlbench.hardware import home_of_doubles, on_host
 
 HeadPolicy = Literal["unit", "weighted"]
 GramianPoint = Literal["shared", "representation"]
@@ -157,7 +157,7 @@ def inner_products(rows: Tensor) -> Tensor:
     one product and 0.05 ms. A device that has no doubles (MPS) leaves the adding up to the host,
     where G then is.
     """
-    home = torch.device("cpu") if rows.device.type == "mps" else rows.device
+    home = home_of_doubles(rows.device)
     whole = rows.shape[1] // BLOCK * BLOCK
     rest = rows[:, whole:]
     total = (rest @ rest.T).to(home).double()
@@ -166,6 +166,11 @@ def inner_products(rows: Tensor) -> Tensor:
         products = torch.bmm(blocks, blocks.transpose(1, 2)).to(home)
         total += products.sum(0, dtype=torch.float64)
     return total
+
+
+def in_double(t: Tensor) -> Tensor:
+    """A tensor in double precision where its device has it (MPS has not), else in single."""
+    return t.double() if home_of_doubles(t.device) == t.device else t.float()
 
 
 def product(w: Tensor, jacobian: Tensor, grads: Sequence[Tensor], heads: HeadPolicy) -> Update:

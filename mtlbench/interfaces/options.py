@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import torch
 from pydantic import ConfigDict, validate_call
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 
@@ -42,6 +44,16 @@ class Nested:
     """
 
 
+def _moved(fn: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """A tensor where ``fn`` puts it, in single precision on devices that have no double one."""
+    try:
+        return fn(t)
+    except TypeError:
+        if t.dtype != torch.float64:
+            raise
+        return fn(t.float())
+
+
 class Stateful(Checked, nn.Module):
     """A module whose optimizers travel with its ``state_dict``."""
 
@@ -54,7 +66,7 @@ class Stateful(Checked, nn.Module):
         inside["_buffers"] = {n: b for n, b in every.items() if n not in self.on_host}
         try:
             apply: Callable[..., Any] = super()._apply
-            apply(fn, recurse)
+            apply(partial(_moved, fn), recurse)
         finally:
             inside["_buffers"] = every | self._buffers
         return self

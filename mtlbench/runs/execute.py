@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtlbench.engine.numerics import deterministic
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
@@ -83,7 +84,7 @@ def execute(
     started = datetime.now(UTC).isoformat(timespec="seconds")
     memory = PeakMemory(run.device)
     curves = Curves(store.curves_path(run.identity), watching.logs)
-    with torch_threads(load.threads):
+    with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
         try:
             outcome = _train(run, store, watching, curves)
         except StoppedError:
@@ -156,7 +157,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
     saved = checkpoints.read()
     done: list[dict[str, Any]] = saved.get("done", [])
     for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
-        with seeded(run.spec.seed):
+        with seeded(run.spec.seed, run.device):
             trainer = Trainer(
                 run.task,
                 objectives,
@@ -167,6 +168,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 device=run.device,
                 weights=run.spec.weights,
                 lr=run.identity.lr,
+                numerics=run.identity.numerics,
                 rows=run.spec.rows,
             )
             if "trainer" in saved:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from mtlbench.engine.numerics import USUAL, Numerics
 from mtlbench.training.history import Record
 
 
@@ -58,6 +59,7 @@ class RunIdentity(Record):
     task_code: Code | None = None
     method_code: Code | None = None
     sharpness_code: Code | None = None
+    numerics: Numerics = USUAL
 
     @property
     def digest(self) -> str:

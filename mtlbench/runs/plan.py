@@ -24,6 +24,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from mtlbench.engine.numerics import Numerics, Precision
 from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
@@ -119,6 +120,8 @@ class SweepSpec(_Part):
         device: "cpu", "cuda", ...
         weights: file of the trunk's initial weights.
         keep_model: whether the selected epochs' weights are kept.
+        precision: of the network's passes, like all up to ``deterministic``, which
+            :class:`~mtlbench.engine.numerics.Numerics` explains.
         rows: how gradients are held, see :class:`~mtlbench.training.stepper.Stepper`.
         reference: whether the single-task reference is added, which a table needs.
         equal_time: whole factors: the baseline without a wrapper is also trained for so many times
@@ -138,6 +141,11 @@ class SweepSpec(_Part):
     device: str | None = None
     weights: Path | None = None
     keep_model: bool = False
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+    accumulate: PositiveInt = 1
+    deterministic: bool = False
     rows: RowsMode = "auto"
     reference: bool = True
     equal_time: list[PositiveInt] = []
@@ -228,6 +236,11 @@ class SweepSpec(_Part):
             p.epochs for p in protocols if p.name == (self.protocol or protocols[0].name)
         )
 
+    @property
+    def numerics(self) -> Numerics:
+        """How the networks' passes are computed."""
+        return Numerics(**{name: getattr(self, name) for name in Numerics.model_fields})
+
     def request(self, task: str, method: str, wrapper: str, seed: int) -> RunSpec:
         """A run of a cell."""
         folder = self.data
@@ -245,6 +258,7 @@ class SweepSpec(_Part):
             self.device,
             self.weights,
             self.keep_model,
+            numerics=self.numerics,
             rows=self.rows,
         )
 

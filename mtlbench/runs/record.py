@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from mtlbench.errors import UsageError
 from mtlbench.runs.identity import RunIdentity
 from mtlbench.runs.provenance import Provenance
-from mtlbench.training.history import Number, Phase, Record
+from mtlbench.training.history import Number, Phase, Record, Selection
 
 Status = Literal["ok", "diverged", "failed"]
 
@@ -65,6 +65,16 @@ class RunRecord(Record):
         for phase in self.phases:
             values |= getattr(phase, at)[split].metrics
         return values
+
+    def beside(self) -> tuple[Selection | None, dict[str, float]]:
+        """What of the run does not count by its protocol but might, and its metric values on test;
+        None where that was not kept."""
+        found = [pair for phase in self.phases for pair in phase.beside.items()]
+        kinds = {kind for kind, _ in found}
+        if len(kinds) != 1 or len(found) < len(self.phases):
+            return None, {}
+        values = {name: v for _, scores in found for name, v in scores.metrics.items()}
+        return kinds.pop(), values
 
 
 def read_record(path: Path) -> RunRecord:

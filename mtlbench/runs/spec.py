@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from mtlbench.data import check_folder
+from mtlbench.engine.numerics import USUAL, Numerics
 from mtlbench.engine.randomness import seeded
 from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
@@ -47,6 +48,7 @@ class RunSpec:
             the run is.
         lr: learning rate that training begins with; replaces the protocol's.
         tuning: how its options were chosen, for the record; no part of what the run is.
+        numerics: how the network's passes are computed.
         rows: "auto", "whole" or "streamed", see :class:`~mtlbench.training.stepper.Stepper`; no
             part of what the run is, as the numbers differ by rounding, as with threads.
     """
@@ -64,6 +66,7 @@ class RunSpec:
     keep_model: bool = False
     lr: float | None = None
     tuning: Tuning | None = None
+    numerics: Numerics = USUAL
     rows: RowsMode = "auto"
 
 
@@ -123,6 +126,7 @@ def prepare(spec: RunSpec) -> Run:
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
     device = pick_device(spec.device)
+    spec.numerics.check(device)
     identity = RunIdentity(
         task=task.info.name,
         task_options=task_options,
@@ -144,6 +148,7 @@ def prepare(spec: RunSpec) -> Run:
         task_code=code_of(type(task)),
         method_code=code_of_all(method_class, METHODS.nested(method_class, method_options)),
         sharpness_code=code_of(sharpness_class),
+        numerics=spec.numerics,
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
@@ -234,4 +239,4 @@ def command(run: Run) -> str:
     for option, value in optional.items():
         if value is not None:
             words += [option, str(value)]
-    return shlex.join([*words, "--out", "runs"])
+    return shlex.join([*words, *spec.numerics.words, "--out", "runs"])

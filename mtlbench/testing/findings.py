@@ -147,7 +147,7 @@ def global_seed(seed: int) -> Iterator[None]:
     legacy, python = np.random.get_bit_generator(), random.getstate()  # type: ignore[attr-defined]
     numpy = legacy.state
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
             torch.manual_seed(seed)
             legacy.state = np.random.MT19937(seed).state
             random.seed(seed)

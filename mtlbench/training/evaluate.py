@@ -6,11 +6,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from mtlbench.engine.labels import Labels
+from mtlbench.engine.numerics import AS_AROUND, Numerics, compiling
 from mtlbench.engine.randomness import evaluation_mode
-from mtlbench.hardware import on_host
+from mtlbench.hardware import home_of_doubles, on_host
 from mtlbench.interfaces import MultiTaskModel, Task
+from mtlbench.torch_private import tree_map
 from mtlbench.training.history import Scores
 
 
@@ -32,19 +35,23 @@ def evaluate(
     split: str,
     objectives: Sequence[str],
     device: torch.device,
+    numerics: Numerics = AS_AROUND,
 ) -> Scores:
     """Metrics and mean losses of a split, of the objectives that have a label in it; in evaluation
     mode, the model's mode is restored."""
     of = {metric.name: metric.objective for metric in task.info.metrics}
-    meters = {n: m.to(device) for n, m in task.meters().items() if of[n] in objectives}
-    sums = {name: torch.zeros((), device=device, dtype=torch.float64) for name in objectives}
+    home = home_of_doubles(device)
+    meters = {n: m.to(home) for n, m in task.meters().items() if of[n] in objectives}
+    sums = {name: torch.zeros((), device=home, dtype=torch.float64) for name in objectives}
     counts = dict.fromkeys(objectives, 0)
-    with evaluation_mode(model):
+    with evaluation_mode(model), numerics.settings(device), compiling():
         for group in (g.to(device) for batch in task.batches(split, None) for g in batch):
             names = [name for name in objectives if name in group.targets]
             if not names:
                 continue
-            predictions = model(group.inputs, names)
+            with numerics.network(device):
+                predictions = model(numerics.inputs(group.inputs), names)
+            predictions = numerics.predictions(predictions)
             labels = Labels({name: group.readable(name) for name in names}, task.ignore, device)
             known = {
                 name: labels.pick(name, predictions[name], group.targets[name])
@@ -52,8 +59,10 @@ def evaluate(
                 if count
             }
             for name, pair in known.items():
-                sums[name] += task.loss(name, *pair) * labels.counts[name]
+                sums[name] += task.loss(name, *pair).to(home) * labels.counts[name]
                 counts[name] += labels.counts[name]
+            if home != device:
+                known = tree_map(lambda t: t.to(home) if isinstance(t, Tensor) else t, known)
             for metric, meter in meters.items():
                 if of[metric] in known:
                     meter.update(*known[of[metric]])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.7g}"))]
 """Seven digits: all that single precision has, at half the size of a file."""
+Selection = Literal["selected", "mean_of_last"]
+"""What of a training may count: the epoch that validation selects, or the mean of the last ones."""
 
 
 class Record(BaseModel):
@@ -41,7 +43,12 @@ class Phase(Record):
     last: dict[str, Scores]
     """Scores by split (train, val, test) after the last epoch."""
     selected: dict[str, Scores]
-    """Scores of val and test at the selected epoch."""
+    """Scores of val and test that count by the protocol: at the selected epoch; or after the last
+    one and, on test, the mean of the last ones."""
+    beside: dict[Selection, Scores] = Field(default={})
+    """Test scores of the other one of the two; empty in records from before it was kept."""
+    last_n: int = 0
+    """How many last epochs the mean is of; 0 where that is not known."""
     forwards_per_step: Number
     backwards_per_step: Number
     head_backwards_per_step: Number

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mtlbench.engine.accumulate import AccumulatedProblem
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.inputs import (
     as_groups,
@@ -19,6 +20,7 @@ from mtlbench.engine.inputs import (
     check_optimizer,
     parameters_of,
 )
+from mtlbench.engine.numerics import Numerics, Precision, check_autocast, without_autocast
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.step import NO_LABEL, StepReport, train_step
 from mtlbench.engine.stream import RowsMode
@@ -81,6 +83,21 @@ def build_pair(
     return methods, wrapper
 
 
+def _check_parts(method: WeightingMethod) -> None:
+    """Refuse methods that need more of a batch than its gradients.
+
+    Raises:
+        UsageError: this is one.
+    """
+    if method.at == "representation":
+        raise UsageError(
+            f"{method.info.name}:at=representation needs all of a batch at the trunk's output at "
+            "once; take at=shared, or accumulate=1"
+        )
+    if method.info.further is not None:
+        raise UsageError(f"{method.info.name} looks at further batches: take accumulate=1")
+
+
 class Stepper:
     """Any weighting method with any sharpness wrapper, for a training loop of one's own.
 
@@ -112,6 +129,11 @@ class Stepper:
         ignore: which integers of the targets are no labels, for all objectives or by objective,
             see :data:`~mtlbench.interfaces.Ignore`. By default the negative ones, with a warning
             where these are more than half, or every -1 among labels of -1 and 1.
+        precision: see :class:`~mtlbench.engine.numerics.Numerics`. By default as it is around the
+            step, where an ``autocast`` to bfloat16 is fine and one to float16 is refused.
+        channels_last: whether images go through the network with their channels innermost.
+        accumulate: in how many parts a batch goes through the network, for the memory of one:
+            losses are averaged and gradients summed over the parts, and there is one aggregate.
         rows: whether the K gradients are held as a whole, (K, P), where a method asks for no more
             than their Gramian: "whole"; "streamed" holds a part of them at a time, for one backward
             pass more; "auto" does so for 8 tasks or more that share their inputs, from 128 MiB on.
@@ -133,6 +155,9 @@ class Stepper:
         gradient_scale: str = "paper",
         clip_norm: float | None = None,
         ignore: Ignored = None,
+        precision: Precision | None = None,
+        channels_last: bool = False,
+        accumulate: int = 1,
         rows: RowsMode = "auto",
     ) -> None:
         check_model(model, objectives)
@@ -151,10 +176,16 @@ class Stepper:
         self.methods, self.wrapper = build_pair(method, sharpness, len(self.objectives))
         self.further = self.methods[0].info.further
         """Which batches a step needs beside the one that it trains on; None if it needs none."""
+        self.numerics = Numerics.of(
+            precision=precision, channels_last=channels_last, accumulate=accumulate
+        )
+        if accumulate > 1:
+            _check_parts(self.methods[0])
         K = len(self.objectives)
         to_sum = gradient_scale == "sum" and self.methods[0].info.scale == "mean"
         self.scale = float(K) if to_sum else 1.0
         self.flat = FlatParameters(model, self.objectives, rows)
+        self.numerics.check(self.flat.data.device)
         for part in (*self.methods, self.wrapper):
             part.to(self.flat.data.device)
         self.generator = torch.Generator(self.flat.data.device).manual_seed(seed)
@@ -207,7 +238,9 @@ class Stepper:
             now, then = ", ".join(self.model.heads), ", ".join(self.objectives)
             raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")
         self._check_further(further)
-        problem = BatchProblem(
+        check_autocast(self.flat.data.device)
+        kind = AccumulatedProblem if self.numerics.accumulate > 1 else BatchProblem
+        problem = kind(
             self.model,
             self.flat,
             _groups(batch),
@@ -219,18 +252,21 @@ class Stepper:
             self._beside(),
             further=[_groups(each) for each in further],
             optimizer=self.optimizer,
+            numerics=self.numerics,
         )
         self.unlooked += self.further is not None and not problem.can_look
         for doubt in problem.labels.doubts(self._asked):
             logger.warning(doubt)
-        report = train_step(
-            problem,
-            self.methods,
-            self.wrapper,
-            self.optimizer,
-            scale=self.scale,
-            clip_norm=self.clip_norm,
-        )
+        device = self.flat.data.device
+        with self.numerics.settings(device), without_autocast(device):
+            report = train_step(
+                problem,
+                self.methods,
+                self.wrapper,
+                self.optimizer,
+                scale=self.scale,
+                clip_norm=self.clip_norm,
+            )
         self.steps += 1
         if report.skipped == NO_LABEL:
             self.unlabelled += 1

@@ -6,7 +6,7 @@ import math
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,22 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
 from mtlbench.engine.stream import RowsMode
-from mtlbench.hardware import Stopwatch
+from mtlbench.hardware import Stopwatch, rng_state, set_rng_state
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
 from mtlbench.training.evaluate import evaluate, mean_scores
 from mtlbench.training.further import TrainingData
-from mtlbench.training.history import Epoch, Phase, Scores
+from mtlbench.training.history import Epoch, Phase, Scores, Selection
 from mtlbench.training.optim import make_optimizer, make_scheduler
 from mtlbench.training.stepper import Stepper
 from mtlbench.training.weights import load_trunk
 
 WARM_UP_STEPS = 3
+LAST_EPOCHS = 4
+"""Whose mean test scores are kept beside those of the selected epoch; a third of a training that is
+shorter than three times that."""
 State = dict[str, Any]
 
 
@@ -42,6 +46,7 @@ class Trainer:
         device: where to train.
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
+        numerics: how the network's passes are computed.
         rows: see :class:`Stepper`.
     """
 
@@ -57,6 +62,7 @@ class Trainer:
         device: torch.device,
         weights: Path | None = None,
         lr: float | None = None,
+        numerics: Numerics = USUAL,
         rows: RowsMode = "auto",
     ) -> None:
         protocol = task.protocol
@@ -65,6 +71,8 @@ class Trainer:
         if weights is not None:
             load_trunk(self.model, weights)
         self.model.to(device)
+        if numerics.compile:
+            compile_parts(self.model)
         optimizer = make_optimizer(protocol, self.model, lr)
         self.scheduler = make_scheduler(protocol, optimizer)
         self.stepper = Stepper(
@@ -77,6 +85,9 @@ class Trainer:
             gradient_scale=protocol.gradient_scale,
             clip_norm=protocol.clip_norm,
             ignore=task.ignore,
+            precision=numerics.precision,
+            channels_last=numerics.channels_last,
+            accumulate=numerics.accumulate,
             rows=rows,
         )
         self.data = TrainingData(task, self.stepper.further, seed)
@@ -87,7 +98,8 @@ class Trainer:
         self.evaluation_seconds = 0.0
         self._selected: tuple[int, State] = (0, {})
         self.tests: list[Scores] = []
-        """Test scores of the epochs that the protocol averages."""
+        """Test scores of the last epochs, whose mean is taken."""
+        self._averaged = protocol.average_last or max(1, min(LAST_EPOCHS, protocol.epochs // 3))
         self._warm_up = WARM_UP_STEPS
 
     def fit(
@@ -110,12 +122,13 @@ class Trainer:
             on_first_step = _nothing
             on_epoch()
         steps = max(self.stepper.steps, 1)
+        tests = self.tests or [self._evaluate("test")]
         last = {
             "train": self._evaluate("train"),
             "val": self.history[-1].val,
-            "test": self.tests[-1] if self.tests else self._evaluate("test"),
+            "test": tests[-1],
         }
-        epoch, selected = self._chosen(last)
+        epoch, selected, beside = self._chosen(tests)
         passes = self.stepper.passes
         return Phase(
             objectives=self.objectives,
@@ -123,6 +136,8 @@ class Trainer:
             selected_epoch=epoch,
             last=last,
             selected=selected,
+            beside=beside,
+            last_n=len(tests),
             forwards_per_step=passes.forward / steps,
             backwards_per_step=passes.backward / steps,
             head_backwards_per_step=passes.head_backward / steps,
@@ -178,29 +193,41 @@ class Trainer:
         if latest > best or not self._selected[1]:
             state = {k: v.clone() for k, v in self.model.state_dict().items()}
             self._selected = (epoch, state)
-        if epoch >= self.task.protocol.epochs - self.task.protocol.average_last:
+        if epoch >= self.task.protocol.epochs - self._averaged:
             self.tests.append(self._evaluate("test"))
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
-        scores = evaluate(self.model, self.task, split, self.objectives, self.device)
+        numerics = self.stepper.numerics
+        scores = evaluate(self.model, self.task, split, self.objectives, self.device, numerics)
         self.evaluation_seconds += time.perf_counter() - start
         return scores
 
-    def _chosen(self, last: Mapping[str, Scores]) -> tuple[int, dict[str, Scores]]:
-        """The epoch whose scores count, and these; its weights are in the model afterwards.
+    def _chosen(
+        self, tests: Sequence[Scores]
+    ) -> tuple[int, dict[str, Scores], dict[Selection, Scores]]:
+        """The epoch whose scores count, and these, and the test scores that do not; the weights of
+        that epoch are in the model afterwards.
 
         No split is evaluated that has been before, on the same weights.
+
+        Args:
+            tests: of the last epochs.
         """
-        final = len(self.history) - 1
-        val_and_test = {split: last[split] for split in ("val", "test")}
-        if self.tests:
-            return final, val_and_test | {"test": mean_scores(self.tests)}
-        epoch, state = self._selected
-        if epoch == final:
-            return epoch, val_and_test
-        self.model.load_state_dict(state)
-        return epoch, {"val": self.history[epoch].val, "test": self._evaluate("test")}
+        final, (epoch, state) = len(self.history) - 1, self._selected
+        averages = self.task.protocol.average_last > 0
+        ended = {k: v.clone() for k, v in self.model.state_dict().items()} if averages else state
+        if final - epoch < len(tests):
+            at_selected = tests[epoch - final - 1]
+        else:
+            self.model.load_state_dict(state)
+            at_selected = self._evaluate("test")
+        self.model.load_state_dict(ended)
+        mean = mean_scores(tests)
+        if averages:
+            return final, {"val": self.history[-1].val, "test": mean}, {"selected": at_selected}
+        val_and_test = {"val": self.history[epoch].val, "test": at_selected}
+        return epoch, val_and_test, {"mean_of_last": mean}
 
     @property
     def step_ms(self) -> float:
@@ -210,7 +237,7 @@ class Trainer:
 
     def state_dict(self) -> State:
         """All that a resumed training needs to end with the same numbers."""
-        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        there = rng_state(self.device)
         return {
             "model": self.model.state_dict(),
             "stepper": self.stepper.state_dict(),
@@ -221,7 +248,7 @@ class Trainer:
             "further": self.data.state_dict(),
             "seconds": (self.train_seconds, self.evaluation_seconds),
             "skips": dict(self.skips),
-            "rng": [torch.get_rng_state(), *cuda],
+            "rng": [torch.get_rng_state(), *([] if there is None else [there])],
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -239,7 +266,7 @@ class Trainer:
         self.skips = Counter(state["skips"])
         torch.set_rng_state(state["rng"][0].cpu())
         for saved in state["rng"][1:]:
-            torch.cuda.set_rng_state(saved.cpu(), self.device)
+            set_rng_state(self.device, saved.cpu())
 
 
 def _nothing() -> None:

@@ -163,7 +163,7 @@ class MPNN(nn.Module):
     """
 
     def __init__(
-        self, d: int, width: int, node_features: int = ATOM, edge_features: int = 5
+        self, d: int, width: int, node_features: int = ATOM, edge_features: int = BOND
     ) -> None:
         super().__init__()
         self.lin0 = nn.Linear(node_features, d)
@@ -240,7 +240,7 @@ class ReferenceMPNN(nn.Module):
     """
 
     def __init__(
-        self, d: int, width: int, node_features: int = ATOM, edge_features: int = 5
+        self, d: int, width: int, node_features: int = ATOM, edge_features: int = BOND
     ) -> None:
         super().__init__()
         from torch_geometric.nn import NNConv, Set2Set

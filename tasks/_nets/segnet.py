@@ -60,7 +60,8 @@ def segnet_trunk(
         net = SegNet(filters)
         initialize(net)
         down = zip(net.entries, net.encoders, strict=True)
-        return [*(Down(*layers) for layers in down), *map(Up, reversed(net.decoders))]
+        scales = len(filters)
+        return [*(Down(scales, *layers) for layers in down), *map(Up, reversed(net.decoders))]
 
     inputs = [COLOURS, *filters[:-1], *reversed(filters)]
     heads = dense_heads(filters[0], outputs, finals)
@@ -211,15 +212,19 @@ Pooled = tuple[Tensor, tuple[tuple[Tensor, torch.Size], ...]]
 
 
 class Down(nn.Module):
-    """One scale of the encoder."""
+    """One scale of the encoder, which has so many of them."""
 
-    def __init__(self, entry: nn.Module, further: nn.Module) -> None:
+    def __init__(self, scales: int, entry: nn.Module, further: nn.Module) -> None:
         super().__init__()
+        self.scales = scales
         self.layers = nn.Sequential(entry, further)
         self.pool = nn.MaxPool2d(2, return_indices=True)
 
     def forward(self, features: Tensor | Pooled) -> Pooled:
-        x, finer = (features, ()) if isinstance(features, Tensor) else features
+        if isinstance(features, Tensor):
+            check_size(features, self.scales)
+            features = features, ()
+        x, finer = features
         x = self.layers(x)
         pooled, where = self.pool(x)
         return pooled, (*finer, (where, x.shape))

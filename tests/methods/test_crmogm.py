@@ -45,6 +45,8 @@ def test_it_costs_and_treats_heads_as_the_other_does() -> None:
         ours, theirs = METHODS.build(f"crmogm:method={inner}", 3).info, METHODS.get(inner).info
         assert ours.passes(3) == theirs.passes(3)
         assert (ours.head_policy, ours.scale) == (theirs.head_policy, theirs.scale)
+    looking = METHODS.build("crmogm:method=autolambda:held_out=0.2", 3).info.further
+    assert looking == METHODS.build("autolambda:held_out=0.2", 3).info.further
     assert METHODS.build("crmogm:method=mgda:at=representation", 3).at == "representation"
 
 
@@ -91,3 +93,16 @@ def test_an_identity_has_the_other_in_its_shortest_form_and_its_version() -> Non
     assert other.method_options["method"] == "fairgrad:alpha=1.0"
     assert plain.method_code is None
     assert newer.method_code is not None  # UPGrad is at version 2
+
+
+def test_the_other_looks_at_further_batches() -> None:
+    steppers = [make_stepper(tiny_model(), m) for m in ("moml", "crmogm:method=moml,alpha=0")]
+    start = torch.get_rng_state()
+    for stepper in steppers:
+        torch.set_rng_state(start)
+        for seed in range(3):
+            further = [single_batch(seed=9 + seed)] * stepper.n_further
+            stepper.step(single_batch(seed=seed), mse, further)
+    plain, ours = steppers
+    assert torch.equal(plain.flat.data, ours.flat.data)
+    assert plain.methods[0].state_dict()["logits"].any()

@@ -84,3 +84,21 @@ def test_a_step_that_taught_nothing_leaves_nothing_for_the_next() -> None:
         )
         method.after_step(lambda: LOSSES[2:])
     assert not method.logits.any()
+
+
+def test_a_step_that_left_the_domain_teaches_nothing() -> None:
+    method, losses = FAMO(3), torch.tensor([1.0, 2.0, 3.0])
+    view = DenseView(losses, torch.eye(3), [torch.ones(1)] * 3, torch.Generator())
+
+    def step(after: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        method.weights(view)
+        method.after_step(lambda: after)
+        (state,) = method.optimizer.state.values()
+        return method.logits.detach().clone(), {n: v.clone() for n, v in state.items()}
+
+    logits, known = step(0.5 * losses)
+    for nothing in (torch.inf, torch.nan):
+        again, still = step(losses * torch.tensor([1.0, nothing, 1.0]))
+        assert torch.equal(again, logits)
+        assert all(torch.equal(value, known[name]) for name, value in still.items())
+    assert not torch.equal(step(losses * torch.tensor([2.0, 1.0, 1.0]))[0], logits)

@@ -78,6 +78,7 @@ class CRMOGM(WeightingMethod):
             head_policy=theirs.head_policy,
             scale=theirs.scale,
             backwards=theirs.backwards,
+            whole_rows=theirs.whole_rows,
             extra_forwards=theirs.extra_forwards,
             further=theirs.further,
             claims=tuple(claim for claim in self.info.claims if claim in theirs.claims),

@@ -53,6 +53,7 @@ class SAMGS(WeightingMethod):
         arxiv="2506.06130",
         head_policy="unit",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "stationarity"),
         discontinuous="where the mean similarity of lengths is gamma: another rule takes over",
     )

@@ -16,6 +16,7 @@ LINKS = ("tasks", "methods")
 FLOORS = (
     ("errors",),
     ("files", "hardware", "processes", "torch_private"),
+    ("svg",),
     ("drawing",),
     ("interfaces",),
     ("registry", "data"),

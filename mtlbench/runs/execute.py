@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,9 @@ from mtlbench.training.checkpoint import Checkpoints, keep_model
 from mtlbench.training.history import Phase
 from mtlbench.training.trainer import Trainer
 from mtlbench.training.verdict import check_metrics, check_skips, origin
+
+ASKED = re.compile(r"[Tt]ried to allocate (\d[\d.]*) (\w+)")
+"""What torch's allocators say of a request that they cannot meet."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ def execute(
         except DivergedError as error:
             record = failure(run, "diverged", str(error), started, load)
         except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-            record = failure(run, "failed", _reason(error), started, load)
+            record = failure(run, "failed", _reason(error, run), started, load)
         else:
             outcome["peak_memory_mb"] = memory.megabytes()
             record = _record(run, "ok", "", started, load, **outcome)
@@ -124,10 +128,24 @@ def make(spec: RunSpec, digest: str, store: Store, watching: Watching, load: Loa
     return "" if kept else record.reason
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return f"out of memory: {str(error).partition(chr(10))[0]}"
-    return f"{type(error).__name__}: {error}"
+def _reason(error: Exception, run: Run) -> str:
+    asked = ASKED.search(str(error)) if isinstance(error, RuntimeError) else None
+    if asked is None and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"{type(error).__name__}: {error}"
+    what = str(error).partition("\n")[0]
+    if asked is not None:
+        size, unit = asked.groups()
+        size, unit = (f"{int(size) / 2**30:.4g}", "GiB") if unit == "bytes" else (size, unit)
+        what = f"{size} {unit} were asked for"
+    return f"out of memory: {what}; {_less(run)}"
+
+
+def _less(run: Run) -> str:
+    """What would make a run need less memory."""
+    wrapper = SHARPNESS.build(run.spec.sharpness or SHARPNESS.default)
+    if run.method_info.streams and wrapper.common_point and run.spec.rows != "streamed":
+        return "--rows streamed holds a part of the gradients at a time"
+    return "a protocol with smaller batches or a smaller --arch needs less"
 
 
 def failure(run: Run, status: Status, reason: str, started: str, load: Load) -> RunRecord:
@@ -155,6 +173,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 weights=run.spec.weights,
                 lr=run.identity.lr,
                 numerics=run.identity.numerics,
+                rows=run.spec.rows,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
 from mtlbench.engine.observe import StepLog
+from mtlbench.engine.stream import RowsMode
 from mtlbench.hardware import Stopwatch, rng_state, set_rng_state
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
@@ -48,6 +49,7 @@ class Trainer:
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
         numerics: how the network's passes are computed.
+        rows: see :class:`Stepper`.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Trainer:
         weights: Path | None = None,
         lr: float | None = None,
         numerics: Numerics = USUAL,
+        rows: RowsMode = "auto",
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -87,6 +90,7 @@ class Trainer:
             precision=numerics.precision,
             channels_last=numerics.channels_last,
             accumulate=numerics.accumulate,
+            rows=rows,
         )
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []

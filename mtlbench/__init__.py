@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Update,
         WeightingMethod,
     )
+    from mtlbench.training.gradients import GradientLog
     from mtlbench.training.stepper import Stepper
 
 __version__ = "0.1.0"
@@ -41,6 +42,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Further",
+    "GradientLog",
     "GradientView",
     "GramianMethod",
     "InputGroup",
@@ -69,6 +71,7 @@ _ELSEWHERE = {
     "ContractError": "errors",
     "DataError": "errors",
     "DivergedError": "errors",
+    "GradientLog": "training.gradients",
     "GramianMethod": "engine.gramian",
     "ProcessRanks": "engine.reduce",
     "StepReport": "engine.step",

@@ -183,7 +183,8 @@ PLACES = {
     "PlainView.gramian": one("mgda:at=representation"),
     "PlainView.combine": one("ls"),
     "PlainView._combine_at_representation": one("mgda:at=representation"),
-    "ShiftedView._dense": one("mgda", "lsam"),
+    "ShiftedView._every_row": one("mgda", "lsam"),
+    "ShiftedView._replace": one("mgda", "fmtl"),
     "ShiftedView.combine": one("ls", "lsam"),
     "ShiftedView._differentiate": one("ls", "fmtl"),
     "JointView.combine": one("ls", "samo:noise=shared,points=by-sign"),
@@ -274,9 +275,10 @@ def test_a_lost_process_is_noticed(tmp_path: Path, how: str) -> None:
     assert first.endswith("in step 1")
 
 
-def test_accumulation_is_refused() -> None:
+@pytest.mark.parametrize("options", [{"accumulate": 2}, {"rows": "streamed"}])
+def test_what_does_not_go_together(options: Case) -> None:
     several = Ranks()
     several.size = 2
     net = model(2)
-    with pytest.raises(UsageError, match="do not go together"):
-        Stepper(net, torch.optim.SGD(net.parameters(), 0.1), "ls", accumulate=2, ranks=several)
+    with pytest.raises(UsageError, match="several processes"):
+        Stepper(net, torch.optim.SGD(net.parameters(), 0.1), "ls", ranks=several, **options)

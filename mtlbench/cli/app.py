@@ -16,6 +16,7 @@ from mtlbench.cli.bench import bench_app
 from mtlbench.cli.check import check
 from mtlbench.cli.compare import compare
 from mtlbench.cli.data import data_app
+from mtlbench.cli.diagnose import diagnose
 from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
 from mtlbench.cli.look import show, toy
@@ -58,7 +59,7 @@ def _everywhere(
 
 
 app.command("list")(list_)
-for command in (run, sweep, quickstart, leaderboard, compare, page, show, toy, check):
+for command in (run, sweep, quickstart, leaderboard, compare, page, show, diagnose, toy, check):
     app.command()(command)
 app.command()(regenerate)
 app.command()(submit)

@@ -1,4 +1,4 @@
-"""``mtlbench bench engine | solvers | step``: what the library's own work costs."""
+"""``mtlbench bench engine | solvers | step | ...``: what the library's own work costs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mtlbench.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from mtlbench.bench.memory import MemoryRow
     from mtlbench.bench.plan import Plan
     from mtlbench.bench.solvers import SolverRow
     from mtlbench.bench.steps import StepRow
@@ -159,6 +160,48 @@ def _step_table(rows: Sequence[StepRow]) -> list[Column]:
                 f"{row.to_passes:.3f}",
                 "" if row.memory_mb is None else f"{row.memory_mb:.1f}",
                 "" if row.faster is None else f"{row.faster:.2f}",
+                _verdict(row.met),
+            )
+            for row in rows
+        ],
+    )
+
+
+@bench_app.command("memory")
+def memory_(
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """See what steps hold at a time, on a whole Jacobian, without one, and by TorchJD."""
+    from mtlbench.bench.memory import MemoryPlan, cases, measured
+    from mtlbench.hardware import pick_device
+
+    read, where = MemoryPlan.read(plan).paced(rounds, seconds), pick_device(device)
+    row = partial(measured, rounds=read.rounds, seconds=read.seconds, device=where)
+    wanted = cases(read, where)
+    _run(wanted, row, _memory_table, read, like=case, out=out, device=where, threads=threads)
+
+
+def _memory_table(rows: Sequence[MemoryRow]) -> list[Column]:
+    """The table for a terminal."""
+    headers = ("K", "P", "ms", "x whole", "MiB", "Jacobians", "at most", "met")
+    return _columns(
+        headers,
+        [
+            (
+                row.case,
+                f"{row.n_tasks}",
+                f"{row.n_parameters:,}",
+                f"{row.ms:.4g}",
+                f"{row.to_whole_cpu:.3f}",
+                "" if row.memory_mb is None else f"{row.memory_mb:.0f}",
+                "" if row.jacobians is None else f"{row.jacobians:.2f}",
+                "" if row.most is None else f"{row.most:g}",
                 _verdict(row.met),
             )
             for row in rows

@@ -50,6 +50,9 @@ def run(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits every time; slower on a GPU.")
     ] = False,
+    rows: Annotated[
+        str, typer.Option(help="auto, whole or streamed: how a large Jacobian is held.")
+    ] = "auto",
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
@@ -80,7 +83,8 @@ def run(
         deterministic=deterministic,
     )
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
-    base = RunSpec(task, "", None, 0, *common, numerics=numerics)
+    held: Any = {"rows": rows}
+    base = RunSpec(task, "", None, 0, *common, numerics=numerics, **held)
     runs = grid(base, method, wanted, seed or [0])
     failed = execute_all(runs, out, **how)
     records, faults = read_folder(out)

@@ -34,7 +34,8 @@ Retry = Annotated[
     str | None, typer.Option(help="'failed': try runs again that failed or diverged.")
 ]
 Log = Annotated[
-    list[str] | None, typer.Option(help="Where learning curves go besides CSV: tensorboard.")
+    list[str] | None,
+    typer.Option(help="tensorboard: learning curves; gradients:every=N: how tasks conflict."),
 ]
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Least seconds between two checkpoints of a run.")

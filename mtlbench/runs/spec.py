@@ -16,6 +16,7 @@ import torch
 from mtlbench.data import check_folder
 from mtlbench.engine.numerics import USUAL, Numerics
 from mtlbench.engine.randomness import seeded
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
 from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
@@ -24,7 +25,7 @@ from mtlbench.runs.code import code_of, code_of_all
 from mtlbench.runs.content import content_of
 from mtlbench.runs.identity import RunIdentity, Weights
 from mtlbench.runs.provenance import Tuning
-from mtlbench.training.stepper import build_pair
+from mtlbench.training.stepper import ROWS, build_pair
 from mtlbench.training.weights import load_trunk
 
 
@@ -48,6 +49,8 @@ class RunSpec:
         lr: learning rate that training begins with; replaces the protocol's.
         tuning: how its options were chosen, for the record; no part of what the run is.
         numerics: how the network's passes are computed.
+        rows: "auto", "whole" or "streamed", see :class:`~mtlbench.training.stepper.Stepper`; no
+            part of what the run is, as the numbers differ by rounding, as with threads.
     """
 
     task: str
@@ -64,6 +67,7 @@ class RunSpec:
     lr: float | None = None
     tuning: Tuning | None = None
     numerics: Numerics = USUAL
+    rows: RowsMode = "auto"
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ def prepare(spec: RunSpec) -> Run:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
     if spec.lr is not None and not 0 < spec.lr < math.inf:
         raise UsageError(f"lr must be greater than 0, not {spec.lr:g}")
+    if spec.rows not in ROWS:
+        raise UsageError(f"unknown rows {spec.rows!r}; valid: {', '.join(ROWS)}")
     method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
@@ -228,6 +234,7 @@ def command(run: Run) -> str:
         "--arch": spec.architecture,
         "--weights": spec.weights,
         "--lr": run.identity.lr,
+        "--rows": None if spec.rows == "auto" else spec.rows,
     }
     for option, value in optional.items():
         if value is not None:

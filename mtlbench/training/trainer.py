@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
+from mtlbench.engine.observe import StepLog
+from mtlbench.engine.stream import RowsMode
 from mtlbench.hardware import Stopwatch, rng_state, set_rng_state
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
@@ -46,6 +49,7 @@ class Trainer:
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
         numerics: how the network's passes are computed.
+        rows: see :class:`Stepper`.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Trainer:
         weights: Path | None = None,
         lr: float | None = None,
         numerics: Numerics = USUAL,
+        rows: RowsMode = "auto",
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -85,6 +90,7 @@ class Trainer:
             precision=numerics.precision,
             channels_last=numerics.channels_last,
             accumulate=numerics.accumulate,
+            rows=rows,
         )
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
@@ -97,6 +103,8 @@ class Trainer:
         """Test scores of the last epochs, whose mean is taken."""
         self._averaged = protocol.average_last or max(1, min(LAST_EPOCHS, protocol.epochs // 3))
         self._warm_up = WARM_UP_STEPS
+        self.log: StepLog | None = None
+        """Looks on at steps; those that it wants are left out of the times of a step."""
 
     def fit(
         self,
@@ -147,13 +155,15 @@ class Trainer:
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
+        alone: list[bool] = []
         for batch in self.data.epoch(order):
             groups, *further = (
                 [group.to(self.device) for group in each] for each in (batch, *self.data.further())
             )
             skipped = self.stepper.skipped
+            alone.append(self.log is None or not self.log.wants(self.stepper.steps))
             with watch.lap():
-                report = self.stepper.step(groups, self.task.loss, further)
+                report = self.stepper.step(groups, self.task.loss, further, log=self.log)
             if not begun:
                 on_first_step()
             begun = True
@@ -172,7 +182,7 @@ class Trainer:
         elif self.scheduler is not None:
             self.scheduler.step()
         times = watch.seconds()
-        timed = times[self._warm_up :]
+        timed = list(compress(times, alone))[self._warm_up :]
         self._warm_up = 0
         self.train_seconds += sum(times)
         self.history.append(

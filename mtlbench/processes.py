@@ -21,6 +21,12 @@ GRACE = 10.0
 """Seconds that a process has between being told to end and being made to."""
 
 
+def rank_and_size() -> tuple[int, int]:
+    """Which of how many processes this is that torchrun has started; (0, 1) if it has not."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    return (int(os.environ.get("RANK", "0")), size) if size > 1 else (0, 1)
+
+
 def end_on_signals() -> None:
     """From now on SIGINT and SIGTERM end this process in good order: as ``KeyboardInterrupt`` and
     as ``SystemExit``. Also where it began with them ignored: under ``nohup``, or in the background

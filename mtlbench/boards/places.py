@@ -42,6 +42,8 @@ def group_of(record: RunRecord) -> dict[str, Any]:
     }
     group["data_source"] = identity.data_label
     group["device_class"] += f" {identity.numerics}".rstrip()
+    if identity.ranks > 1:
+        group["device_class"] += f", {identity.ranks} processes"
     if identity.weights is not None:
         group["architecture"] += f" from {identity.weights.file} {identity.weights.sha256[:12]}"
     return group

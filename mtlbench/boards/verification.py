@@ -51,6 +51,10 @@ def request(record: RunRecord, data: Path | None = None) -> Run:
     Raises:
         UsageError: the command is none of ``mtlbench run``, or means another run here.
     """
+    if record.identity.ranks > 1:
+        raise UsageError(
+            f"{record.identity.ranks} processes made the record: give its command yourself"
+        )
     _, _, task, *words = [*shlex.split(record.provenance.command), *[""] * 3]
     options = _options(words)
     if "--method" not in options:

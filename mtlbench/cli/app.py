@@ -27,7 +27,7 @@ from mtlbench.cli.submit import submit, verify
 from mtlbench.cli.sweep import sweep
 from mtlbench.cli.terminal import aside, legible
 from mtlbench.errors import UsageError
-from mtlbench.processes import end_on_signals
+from mtlbench.processes import end_on_signals, rank_and_size
 
 LIST_OPTIONS = ("--method", "--sharpness", "--seed", "--task", "--k", "--width")
 """Options that take several values: ``--seed 0 1 2``."""
@@ -108,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         if debug:
             raise
-        aside(f"error: {error}", style="red")
+        if rank_and_size()[0] == 0:  # the others say the same
+            aside(f"error: {error}", style="red")
         return 2
     return 0
 

@@ -11,8 +11,10 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
-from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, end, execute_all
+from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, check_names, end, execute_all
 from mtlbench.cli.terminal import say
+from mtlbench.errors import UsageError
+from mtlbench.processes import rank_and_size
 from mtlbench.registry import SHARPNESS, baseline
 
 
@@ -63,16 +65,27 @@ def run(
         str | None,
         typer.Option(help="A wrapper or method: also the baseline for as long as it takes."),
     ] = None,
+    limit: Annotated[
+        float, typer.Option(min=1, help="Seconds that processes of torchrun wait for each other.")
+    ] = 600.0,
 ) -> None:
-    """Train every method with every wrapper and seed, but for the runs that are done."""
+    """Train every method with every wrapper and seed, but for the runs that are done.
+
+    Started by torchrun (--nproc_per_node N -m mtlbench run ...), N processes train each run.
+    """
     wanted = sharpness or [SHARPNESS.default]
-    begin([task], method, wanted)
+    ready = begin if rank_and_size()[1] == 1 else check_names
+    ready([task], method, wanted)
     from mtlbench.boards.build import build
     from mtlbench.boards.folder import read_folder
     from mtlbench.engine.numerics import Numerics
     from mtlbench.runs.spec import RunSpec
     from mtlbench.runs.sweep import grid
+    from mtlbench.runs.together import Together, keep_up, meet
 
+    ranks, device = meet(device, limit)
+    if ranks.size > 1 and equal_time is not None:
+        raise UsageError("--equal-time needs times of a run on one process: leave it out")
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
     how["logs"] = log or ()
     numerics = Numerics.of(
@@ -84,8 +97,12 @@ def run(
     )
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
     held: Any = {"rows": rows}
-    base = RunSpec(task, "", None, 0, *common, numerics=numerics, **held)
+    base = RunSpec(task, "", None, 0, *common, numerics=numerics, ranks=ranks.size, **held)
     runs = grid(base, method, wanted, seed or [0])
+    if ranks.rank:
+        keep_up(runs, out, threads, ranks)
+        return
+    how["together"] = Together(ranks) if ranks.size > 1 else None
     failed = execute_all(runs, out, **how)
     records, faults = read_folder(out)
     if equal_time is not None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, 
     from mtlbench.runs.record import RunRecord
     from mtlbench.runs.spec import Run, RunSpec
     from mtlbench.runs.store import Store
+    from mtlbench.runs.together import Together
 
 Engine = Literal["here", "local", "ray"]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each run.")]
@@ -161,8 +162,10 @@ def execute_all(
     gpus: float | None = None,
     checkpoint: float = 60.0,
     logs: Sequence[str] = (),
+    together: Together | None = None,
 ) -> list[RunRecord]:
-    """Run what is not done yet, and show how it goes.
+    """Run what is not done yet, and show how it goes; with the other processes of torchrun, if this
+    is one of several.
 
     Returns:
         Records of the runs that failed now.
@@ -182,9 +185,16 @@ def execute_all(
     todo = unfinished(runs, store, retry=retry is not None)
     say(f"{len(runs)} runs, {len(runs) - len(todo)} of them done before; records in {folder}")
     if not todo:
+        if together is not None:
+            together.end()
         return []
+    if together is not None and any(log.startswith("gradients") for log in logs):
+        raise UsageError("--log gradients looks at one process: leave it out")
     epochs = sum(run.total_epochs for run in todo)
-    backend, parallel = _backend(todo, engine, address, jobs, threads, gpus)
+    backend: Backend | None = together
+    parallel = 1
+    if backend is None:
+        backend, parallel = _backend(todo, engine, address, jobs, threads, gpus)
     at_a_time = min(parallel, len(todo))
     say(f"{len(todo)} runs to do, {epochs} epochs in all, {at_a_time} at a time")
     failed: list[RunRecord] = []
@@ -205,6 +215,8 @@ def execute_all(
             watch=view.watch,
             on_record=finished,
         )
+    if together is not None:
+        together.end()
     return [record for record in failed if record.status == "failed"]
 
 

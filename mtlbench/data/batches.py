@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -45,18 +45,43 @@ class ArrayBatches:
             lambda index: self.group(chosen[index]), len(chosen), self.batch_size, self.seed
         )
 
+    def part(self, rank: int, size: int) -> Iterator[Batch]:
+        """What process ``rank`` of ``size`` has of each batch, of which nothing else is made."""
+        for chunk in self._chunks():
+            pieces = chunk.tensor_split(size) if len(chunk) >= 2 * size else (chunk,)
+            yield [self.group(pieces[rank])] if rank < len(pieces) else []
+
     def __len__(self) -> int:
         whole, left = divmod(self.n, self.batch_size)
         alone = left == 1 and whole and self.seed is not None
         return whole + (left > 0 and not alone)
 
     def __iter__(self) -> Iterator[Batch]:
+        for chunk in self._chunks():
+            yield [self.group(chunk)]
+
+    def _chunks(self) -> Iterator[Tensor]:
         if self.seed is None:
             order = torch.arange(self.n)
         else:
             order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
-        for chunk in islice(torch.split(order, self.batch_size), len(self)):
-            yield [self.group(chunk)]
+        return islice(torch.split(order, self.batch_size), len(self))
+
+
+def parted(batches: Iterable[Batch], rank: int, size: int) -> Iterable[Batch]:
+    """What process ``rank`` of ``size`` has of each batch; together they have all of it.
+
+    Raises:
+        UsageError: an input has no parts; see :meth:`~mtlbench.interfaces.InputGroup.parts`.
+    """
+    if size == 1:
+        return batches
+    if isinstance(batches, ArrayBatches):
+        return batches.part(rank, size)
+    return (
+        [mine for group in batch if (mine := group.part(rank, size)) is not None]
+        for batch in batches
+    )
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     device = torch.device("cpu") if device is None else device
     here, there = torch.get_rng_state(), rng_state(device)
     try:
-        _seed(seed, device)
+        reseed(seed, device)
         yield
     finally:
         torch.set_rng_state(here)
         set_rng_state(device, there)
 
 
-def _seed(seed: int, device: torch.device) -> None:
+def reseed(seed: int, device: torch.device) -> None:
     """Seed the global generators of the CPU and of a device."""
     torch.default_generator.manual_seed(seed)
     if rng_state(device) is not None:
@@ -72,7 +72,7 @@ class Randomness:
         before = None if self._seed is None else self._now()
         try:
             if self._seed is not None:
-                _seed(self._seed, self._device)
+                reseed(self._seed, self._device)
             yield
             start = next(iter(self._states.values()), self._now())  # a batch may have no group
             self._unused = all(map(torch.equal, start, self._now()))

@@ -12,7 +12,8 @@ clipping, what is skipped, the optimizer) is the same everywhere and knows nothi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,19 @@ from torch import Tensor
 
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Loss, SizedLoss
+
+
+class LostError(RuntimeError):
+    """Another process has ended, or does not answer."""
+
+
+@contextmanager
+def _others() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise LostError(f"another process has ended, or does not answer: {reason}") from error
 
 
 class Ranks:
@@ -46,6 +60,10 @@ class Ranks:
     def finish(self) -> None:
         """Wait for all that :meth:`start_` began."""
 
+    def gather(self, found: Any) -> list[Any]:
+        """What each process found, in their order."""
+        return [found]
+
     def agree(self, told: Mapping[str, object]) -> None:
         """Refuse processes that were told different things.
 
@@ -66,8 +84,8 @@ class ProcessRanks(Ranks):
     >>> torch.distributed.init_process_group("gloo", timeout=timedelta(minutes=5))
     >>> stepper = Stepper(model, optimizer, "fairgrad", "samo", ranks=ProcessRanks())
 
-    A process that fails or stalls is found out by the others when the group's ``timeout`` is over:
-    their collective raises.
+    Where a process has failed, or stalls for longer than the group's ``timeout``, the others raise
+    :class:`LostError`.
 
     Args:
         group: of ``torch.distributed``; by default that of all processes.
@@ -111,20 +129,29 @@ class ProcessRanks(Ranks):
         for tensor in tensors:
             if tensor.numel():
                 self._count(tensor)
-                dist.all_reduce(tensor, group=self.group)
+                with _others():
+                    dist.all_reduce(tensor, group=self.group)
 
     def start_(self, tensor: Tensor) -> None:
         if tensor.numel():
             self._count(tensor)
-            self._pending.append(dist.all_reduce(tensor, group=self.group, async_op=True))
+            with _others():
+                work = dist.all_reduce(tensor, group=self.group, async_op=True)
+            self._pending.append(work)
 
     def finish(self) -> None:
         while self._pending:
-            self._pending.pop(0).wait()
+            with _others():
+                self._pending.pop(0).wait()
+
+    def gather(self, found: Any) -> list[Any]:
+        every: list[Any] = [None] * self.size
+        with _others():
+            dist.all_gather_object(every, found, self.group)
+        return every
 
     def agree(self, told: Mapping[str, object]) -> None:
-        found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, {what: str(said) for what, said in told.items()}, self.group)
+        found = self.gather({what: str(said) for what, said in told.items()})
         for what, said in found[0].items():
             for rank, other in enumerate(found):
                 if other.get(what) != said:
@@ -136,7 +163,8 @@ class ProcessRanks(Ranks):
     def take_first_(self, tensors: Sequence[Tensor]) -> None:
         first = 0 if self.group is None else dist.get_global_rank(self.group, 0)
         for tensor in tensors:
-            dist.broadcast(tensor, first, group=self.group)
+            with _others():
+                dist.broadcast(tensor, first, group=self.group)
 
 
 @dataclass(frozen=True)

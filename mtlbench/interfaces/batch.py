@@ -63,6 +63,17 @@ class InputGroup:
         }
         return group
 
+    def part(self, rank: int, size: int) -> InputGroup | None:
+        """What process ``rank`` of ``size`` has of the group; None if it has nothing. Less than two
+        examples a process are all for the first.
+
+        Raises:
+            UsageError: see :meth:`parts`.
+        """
+        n_examples = min((len(target) for target in self.targets.values()), default=0)
+        pieces = self.parts(size) if n_examples >= 2 * size else [self]
+        return pieces[rank] if rank < len(pieces) else None
+
     def parts(self, n: int) -> list[InputGroup]:
         """The group in ``n`` parts of as many examples, or one more; in fewer where it has fewer.
 

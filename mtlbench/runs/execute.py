@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 
+from mtlbench.engine import reduce
 from mtlbench.engine.numerics import deterministic
 from mtlbench.engine.randomness import seeded
+from mtlbench.engine.reduce import Ranks
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
 from mtlbench.registry import METHODS, SHARPNESS, Spec
@@ -67,7 +69,11 @@ ALONE = Load()
 
 
 def execute(
-    run: Run, store: Store, watching: Watching = UNWATCHED, load: Load = ALONE
+    run: Run,
+    store: Store,
+    watching: Watching = UNWATCHED,
+    load: Load = ALONE,
+    ranks: Ranks = reduce.ALONE,
 ) -> RunRecord:
     """Train, evaluate and write the record; goes on from the checkpoint of an interrupted run.
 
@@ -79,6 +85,7 @@ def execute(
         store: where records and checkpoints go.
         watching: what is told and kept meanwhile.
         load: what it computes with; torch's threads are restored afterwards.
+        ranks: the processes that train it together, as many as it is a run of; the first writes.
 
     Raises:
         StoppedError: whoever watches stopped it, and its checkpoint is written.
@@ -88,7 +95,7 @@ def execute(
     curves = Curves(store.curves_path(run.identity), watching.logs)
     with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
         try:
-            outcome = _train(run, store, watching, curves)
+            outcome = _train(run, store, watching, curves, ranks)
         except StoppedError:
             raise
         except DivergedError as error:
@@ -153,11 +160,31 @@ def failure(run: Run, status: Status, reason: str, started: str, load: Load) -> 
     return _record(run, status, reason, started, load)
 
 
-def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
-    """Train every phase, from the checkpoint if there is one."""
+def follow(run: Run, store: Store, load: Load, ranks: Ranks) -> None:
+    """Train a run beside the process that has it to :func:`execute`, and write nothing.
+
+    Raises:
+        Exception: whatever a run dies of, but for a training that diverges, as it does everywhere.
+    """
+    with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
+        try:
+            _train(run, store, UNWATCHED, None, ranks)
+        except DivergedError:
+            return
+
+
+def _train(
+    run: Run, store: Store, watching: Watching, curves: Curves | None, ranks: Ranks
+) -> dict[str, Any]:
+    """Train every phase, from the checkpoint if there is one; without ``curves`` nothing is
+    written."""
     checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
     saved = checkpoints.read()
     done: list[dict[str, Any]] = saved.get("done", [])
+    if ranks.size != run.identity.ranks:
+        raise UsageError(f"a run of {run.identity.ranks} processes, and there are {ranks.size}")
+    begun = len(saved.get("trainer", {}).get("history", ()))
+    ranks.agree({"what is in the checkpoint": f"{len(done)} phases and {begun} epochs"})
     options = gradient_options(watching.logs)
     gradients = options and GradientFile(store.gradients_path(run.identity), options)
     for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
@@ -174,10 +201,12 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 lr=run.identity.lr,
                 numerics=run.identity.numerics,
                 rows=run.spec.rows,
+                ranks=ranks,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))
-            curves.begin(number, objectives, trainer.history)
+            if curves is not None:
+                curves.begin(number, objectives, trainer.history)
             if gradients:
                 gradients.begin(number, objectives, len(trainer.history))
                 trainer.log = gradients.log
@@ -189,6 +218,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 trainer: Trainer = trainer, before: int = number * run.identity.epochs
             ) -> None:
                 check_skips(trainer)
+                if curves is None:
+                    return
                 latest, epochs = trainer.history[-1], len(trainer.history)
                 curves.add(epochs - 1, latest)
                 if gradients:
@@ -203,7 +234,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                     raise
 
             phase = _fit(trainer, keep, lambda: watching.watch(Event("step"))).model_dump()
-        if run.keeps_model:
+        if run.keeps_model and curves is not None:
             keep_model(trainer.model, store.model_path(run.identity))
         done.append(
             {

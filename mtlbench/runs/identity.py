@@ -60,6 +60,8 @@ class RunIdentity(Record):
     method_code: Code | None = None
     sharpness_code: Code | None = None
     numerics: Numerics = USUAL
+    ranks: int = 1
+    """Processes that train together; what they draw, and batch normalisation, is each one's own."""
 
     @property
     def digest(self) -> str:

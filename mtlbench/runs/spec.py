@@ -49,6 +49,7 @@ class RunSpec:
         lr: learning rate that training begins with; replaces the protocol's.
         tuning: how its options were chosen, for the record; no part of what the run is.
         numerics: how the network's passes are computed.
+        ranks: processes that train together, each with its part of every batch.
         rows: "auto", "whole" or "streamed", see :class:`~mtlbench.training.stepper.Stepper`; no
             part of what the run is, as the numbers differ by rounding, as with threads.
     """
@@ -67,6 +68,7 @@ class RunSpec:
     lr: float | None = None
     tuning: Tuning | None = None
     numerics: Numerics = USUAL
+    ranks: int = 1
     rows: RowsMode = "auto"
 
 
@@ -122,6 +124,7 @@ def prepare(spec: RunSpec) -> Run:
         raise UsageError(f"lr must be greater than 0, not {spec.lr:g}")
     if spec.rows not in ROWS:
         raise UsageError(f"unknown rows {spec.rows!r}; valid: {', '.join(ROWS)}")
+    _check_ranks(spec, protocol.batch_size)
     method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
@@ -149,9 +152,29 @@ def prepare(spec: RunSpec) -> Run:
         method_code=code_of_all(method_class, METHODS.nested(method_class, method_options)),
         sharpness_code=code_of(sharpness_class),
         numerics=spec.numerics,
+        ranks=spec.ranks,
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
+
+
+def _check_ranks(spec: RunSpec, batch_size: int) -> None:
+    """Refuse what several processes cannot do together.
+
+    Raises:
+        UsageError: this is such a request.
+    """
+    if spec.ranks == 1:
+        return
+    if batch_size < 2 * spec.ranks:
+        raise UsageError(
+            f"{spec.ranks} processes for batches of {batch_size}, and each needs 2 examples: "
+            "start fewer"
+        )
+    if spec.numerics.accumulate > 1 or spec.rows == "streamed":
+        raise UsageError(
+            "several processes go neither with --accumulate nor with --rows streamed: leave it out"
+        )
 
 
 def check_pair(run: Run) -> None:
@@ -225,7 +248,10 @@ def _weights(task: Task, architecture: str, path: Path) -> Weights:
 def command(run: Run) -> str:
     """The command line that repeats a run."""
     spec = run.spec
-    words = ["mtlbench", "run", spec.task, "--method", spec.method]
+    start = ["mtlbench"]
+    if spec.ranks > 1:
+        start = ["torchrun", "--nproc_per_node", str(spec.ranks), "-m", "mtlbench"]
+    words = [*start, "run", spec.task, "--method", spec.method]
     words += ["--sharpness", spec.sharpness or SHARPNESS.default, "--seed", str(spec.seed)]
     words += ["--protocol", run.identity.protocol, "--device", run.device.type]
     optional = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.numerics import AS_AROUND, Numerics, compiling
 from mtlbench.engine.randomness import evaluation_mode
+from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.hardware import home_of_doubles, on_host
 from mtlbench.interfaces import MultiTaskModel, Task
 from mtlbench.torch_private import tree_map
@@ -36,16 +38,19 @@ def evaluate(
     objectives: Sequence[str],
     device: torch.device,
     numerics: Numerics = AS_AROUND,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Metrics and mean losses of a split, of the objectives that have a label in it; in evaluation
-    mode, the model's mode is restored."""
+    mode, the model's mode is restored. Several processes take turns with the batches, and all find
+    the same."""
     of = {metric.name: metric.objective for metric in task.info.metrics}
     home = home_of_doubles(device)
     meters = {n: m.to(home) for n, m in task.meters().items() if of[n] in objectives}
     sums = {name: torch.zeros((), device=home, dtype=torch.float64) for name in objectives}
     counts = dict.fromkeys(objectives, 0)
     with evaluation_mode(model), numerics.settings(device), compiling():
-        for group in (g.to(device) for batch in task.batches(split, None) for g in batch):
+        mine = islice(task.batches(split, None), ranks.rank, None, ranks.size)
+        for group in (g.to(device) for batch in mine for g in batch):
             names = [name for name in objectives if name in group.targets]
             if not names:
                 continue
@@ -66,6 +71,13 @@ def evaluate(
             for metric, meter in meters.items():
                 if of[metric] in known:
                     meter.update(*known[of[metric]])
+    if ranks.size > 1:
+        sums = dict(zip(sums, ranks.sum(torch.stack(list(sums.values()))).unbind(), strict=True))
+        found_counts = ranks.total([float(n) for n in counts.values()])
+        counts = dict(zip(counts, map(int, found_counts), strict=True))
+        from mtlbench.training.merge import merge_meters  # torchmetrics is slow to import
+
+        merge_meters(list(meters.values()), ranks)
     metrics = {n: torch.as_tensor(m.compute()) for n, m in meters.items() if counts[of[n]]}
     losses = {name: sums[name] / counts[name] for name in objectives if counts[name]}
     values = on_host(*metrics.values(), *losses.values())

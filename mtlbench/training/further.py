@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtlbench.data import HeldOut
+from mtlbench.data import HeldOut, parted
+from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, Divisible, Further, Task
 
@@ -63,9 +64,13 @@ class TrainingData:
         task: the benchmark.
         further: what the method looks at; None if nothing.
         seed: of the order of further batches.
+        ranks: the processes that have a part of every batch.
     """
 
-    def __init__(self, task: Task, further: Further | None, seed: int) -> None:
+    def __init__(
+        self, task: Task, further: Further | None, seed: int, ranks: Ranks = ALONE
+    ) -> None:
+        self._ranks = ranks
         self._task, self._count = task, further.count if further else 0
         share = further.held_out if further else 0.0
         self._kept, self._held = HeldOut(share, inside=False), HeldOut(share)
@@ -85,6 +90,9 @@ class TrainingData:
 
     def _pass(self, part: HeldOut, order: int) -> Iterable[Batch]:
         batches = self._task.batches("train", order)
+        return parted(self._chosen(batches, part), self._ranks.rank, self._ranks.size)
+
+    def _chosen(self, batches: Iterable[Batch], part: HeldOut) -> Iterable[Batch]:
         if not part.share:
             return batches
         if not isinstance(batches, Divisible):

@@ -273,6 +273,8 @@ class Stepper:
                 batches are too few or too many; or there is a log, and ``accumulate``.
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
+        if log is not None and self.ranks.size > 1:
+            raise UsageError("a log looks at one process: leave it out, or take one")
         if self._all and list(self.model.heads) != self.objectives:
             now, then = ", ".join(self.model.heads), ", ".join(self.objectives)
             raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")

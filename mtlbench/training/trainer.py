@@ -17,6 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
 from mtlbench.engine.observe import StepLog
+from mtlbench.engine.randomness import reseed
+from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.engine.stream import RowsMode
 from mtlbench.hardware import Stopwatch, rng_state, set_rng_state
 from mtlbench.interfaces import Task
@@ -29,6 +31,8 @@ from mtlbench.training.stepper import Stepper
 from mtlbench.training.weights import load_trunk
 
 WARM_UP_STEPS = 3
+PROCESSES = 2
+"""Sets the seeds of what several processes draw apart from those of the order of batches."""
 LAST_EPOCHS = 4
 """Whose mean test scores are kept beside those of the selected epoch; a third of a training that is
 shorter than three times that."""
@@ -50,6 +54,7 @@ class Trainer:
         lr: learning rate that training begins with, instead of the protocol's.
         numerics: how the network's passes are computed.
         rows: see :class:`Stepper`.
+        ranks: the processes that train together, each with its part of every batch.
     """
 
     def __init__(
@@ -66,7 +71,9 @@ class Trainer:
         lr: float | None = None,
         numerics: Numerics = USUAL,
         rows: RowsMode = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
+        self.ranks = ranks
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
         self.model = task.build_model(architecture)
@@ -91,8 +98,9 @@ class Trainer:
             channels_last=numerics.channels_last,
             accumulate=numerics.accumulate,
             rows=rows,
+            ranks=ranks,
         )
-        self.data = TrainingData(task, self.stepper.further, seed)
+        self.data = TrainingData(task, self.stepper.further, seed, ranks)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
         """Why steps were skipped, and how many."""
@@ -152,6 +160,9 @@ class Trainer:
         self.model.train()
         self.model.begin_epoch(epoch, self.task.protocol.epochs)
         order = int(np.random.SeedSequence((self.seed, epoch)).generate_state(1)[0])
+        if self.ranks.size > 1:
+            own = np.random.SeedSequence((self.seed, epoch, self.ranks.rank + 1, PROCESSES))
+            reseed(int(own.generate_state(1)[0]), self.device)
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
@@ -204,8 +215,17 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
-        numerics = self.stepper.numerics
-        scores = evaluate(self.model, self.task, split, self.objectives, self.device, numerics)
+        if self.ranks.size > 1:  # running statistics are those of its own parts
+            self.ranks.take_first_([b for b in self.model.buffers() if b.numel()])
+        scores = evaluate(
+            self.model,
+            self.task,
+            split,
+            self.objectives,
+            self.device,
+            self.stepper.numerics,
+            self.ranks,
+        )
         self.evaluation_seconds += time.perf_counter() - start
         return scores
 

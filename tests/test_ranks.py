@@ -19,6 +19,7 @@ import torch
 from mtlbench import ProcessRanks, Stepper, UsageError
 from mtlbench.engine import reduce
 from mtlbench.engine.reduce import ALONE, Ranks, Shares
+from mtlbench.runs.record import RunRecord
 from tests.on_ranks import (
     Joint,
     Rooted,
@@ -37,6 +38,7 @@ from tests.on_ranks import (
     routed,
     same_numbers,
     started,
+    trained,
     volumes,
 )
 
@@ -252,6 +254,82 @@ def test_the_loop_of_the_readme(tmp_path: Path) -> None:
     ended = [torchrun(size, "loop.py", cwd=tmp_path) for size in (1, 2)]
     one, two = (torch.tensor(json.loads(each.stdout)) for each in ended)
     torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "method", "wrapper", "share"),
+    [("multimnist", "fairgrad", "samo", 4), ("multimnist", "moml", "none", 8)],
+)
+def test_a_training_is_that_of_one_process(
+    tmp_path: Path, task: str, method: str, wrapper: str, share: int
+) -> None:
+    """In double precision, as steps make 1e-7 of one more of the next: losses, metrics, weights."""
+    job = partial(trained, task, method, wrapper, share)
+    one = job(ALONE)
+    for found in on_ranks(job, tmp_path):
+        assert isinstance(found, dict), found
+        assert found["steps"] == one["steps"] > 3
+        for name in ("train", "test", "metrics", "weights"):
+            torch.testing.assert_close(
+                torch.tensor(found[name]), torch.tensor(one[name]), rtol=1e-5, atol=1e-6
+            )
+
+
+def run(cwd: Path, out: str, *words: str, size: int = 2, toy: str = "") -> list[RunRecord]:
+    """``mtlbench run`` of a toy that fails on one process; the records."""
+    task = f"tests.on_ranks:OneFails{toy}"
+    given = ["-m", "mtlbench", "run", task, "--protocol", "paper", "--device", "cpu"]
+    ended = torchrun(size, *given, "--limit", "10", "--out", out, *words, cwd=cwd)
+    print(ended.stdout, ended.stderr)
+    return [
+        RunRecord.model_validate_json(path.read_text())
+        for path in sorted((cwd / out).glob("*.json"))
+    ]
+
+
+@pytest.mark.slow
+def test_runs_are_resumed_to_the_same_bits(tmp_path: Path) -> None:
+    """The first process is killed in the third epoch; dropout and batch normalisation go on."""
+    words = ["--method", "mgda", "--sharpness", "samo", "--checkpoint", "0"]
+    (whole,) = run(tmp_path, "whole", *words)
+    assert whole.status == "ok"
+    assert whole.identity.ranks == 2
+    fault = f":fault=kill,rank=0,at=2,once={tmp_path / 'once'}"
+    assert run(tmp_path, "parts", *words, toy=fault) == []
+    (resumed,) = run(tmp_path, "parts", *words, toy=fault)
+    for mine, wanted in zip(resumed.phases, whole.phases, strict=True):
+        assert [e.train_losses for e in mine.epochs] == [e.train_losses for e in wanted.epochs]
+        assert mine.selected == wanted.selected
+        assert len(mine.epochs) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["kill", "raise", "hang"])
+def test_a_run_of_which_a_process_is_lost_is_a_record(tmp_path: Path, fault: str) -> None:
+    words = ["--method", "ls", "stl"]
+    failed, *_ = run(tmp_path, "out", *words, toy=f":fault={fault},rank=1,at=1")
+    assert failed.status == "failed"
+    assert failed.reason.startswith("LostError: another process has ended, or does not answer")
+
+
+@pytest.mark.slow
+def test_requests_that_no_processes_can_carry_out(tmp_path: Path) -> None:
+    run_ = ["-m", "mtlbench", "run", "tests.on_ranks:OneFails", "--method", "ls", "--out", "out"]
+    ended = torchrun(2, *run_, "--protocol", "mini", "--device", "cpu", cwd=tmp_path)
+    assert ended.stderr.count("error: 2 processes for batches of 2, and each needs 2") == 1
+    assert ended.returncode
+    alone = subprocess.run(
+        [sys.executable, *run_],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "WORLD_SIZE": "2"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert "start with torchrun --nproc_per_node 2" in alone.stderr
+    assert alone.returncode == 2
 
 
 # ------------------------------------------------------------------------------------- what fails

@@ -11,7 +11,7 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
-from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, end, execute_all
+from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, Workers, begin, end, execute_all
 from mtlbench.cli.terminal import say
 from mtlbench.registry import SHARPNESS, baseline
 
@@ -40,6 +40,7 @@ def run(
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
+    workers: Workers = None,
     retry: Retry = None,
     log: Log = None,
     checkpoint: Checkpoint = 60.0,
@@ -57,7 +58,7 @@ def run(
     from mtlbench.runs.sweep import grid
 
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
-    how["logs"] = log or ()
+    how |= {"logs": log or (), "workers": workers}
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
     base = RunSpec(task, "", None, 0, *common)
     runs = grid(base, method, wanted, seed or [0])

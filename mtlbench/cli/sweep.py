@@ -36,6 +36,10 @@ Retry = Annotated[
 Log = Annotated[
     list[str] | None, typer.Option(help="Where learning curves go besides CSV: tensorboard.")
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that fetch each run's batches ahead; as many as pay."),
+]
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Least seconds between two checkpoints of a run.")
 ]
@@ -65,6 +69,7 @@ def sweep(
     ] = None,
     checkpoint: Checkpoint = 60.0,
     log: Log = None,
+    workers: Workers = None,
 ) -> None:
     """Run all of a specification that is not done; resumes what was interrupted."""
     from mtlbench.runs.plan import SweepSpec
@@ -86,6 +91,7 @@ def sweep(
         gpus=gpus,
         checkpoint=checkpoint,
         logs=log or (),
+        workers=workers,
     )
     if tried and not (status or dry_run):
         say("trials, on seeds that are not reported:")
@@ -160,12 +166,14 @@ def execute_all(
     gpus: float | None = None,
     checkpoint: float = 60.0,
     logs: Sequence[str] = (),
+    workers: int | None = None,
 ) -> list[RunRecord]:
     """Run what is not done yet, and show how it goes.
 
     Returns:
         Records of the runs that failed now.
     """
+    from mtlbench.data.loader import check_workers
     from mtlbench.files import check_writable
     from mtlbench.runs.curves import check_logs
     from mtlbench.runs.store import Store
@@ -175,6 +183,7 @@ def execute_all(
     if retry not in (None, "failed"):
         raise UsageError(f"--retry takes 'failed', not {retry!r}")
     check_logs(logs)
+    check_workers(workers)
     check_writable(folder)
     store = Store(folder)
     tidy(runs, store)
@@ -201,6 +210,7 @@ def execute_all(
             threads=threads,
             checkpoint_seconds=checkpoint,
             logs=logs,
+            workers=workers,
             watch=view.watch,
             on_record=finished,
         )

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.data.loader import Feed
 from mtlbench.hardware import Stopwatch
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
@@ -41,6 +43,7 @@ class Trainer:
         device: where to train.
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
+        workers: processes that fetch batches ahead; numbers do not depend on it.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class Trainer:
         device: torch.device,
         weights: Path | None = None,
         lr: float | None = None,
+        workers: int = 0,
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -75,6 +79,7 @@ class Trainer:
             clip_norm=protocol.clip_norm,
             ignore=task.ignore,
         )
+        self.feed = Feed(device, workers)
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
@@ -132,21 +137,20 @@ class Trainer:
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
-        for batch in self.data.epoch(order):
-            groups, *further = (
-                [group.to(self.device) for group in each] for each in (batch, *self.data.further())
-            )
-            skipped = self.stepper.skipped
-            with watch.lap():
-                report = self.stepper.step(groups, self.task.loss, further)
-            if not begun:
-                on_first_step()
-            begun = True
-            if self.stepper.skipped > skipped:
-                self.skips[report.skipped] += 1
-            if not report.skipped and report.losses is not None:
-                total += report.losses.nan_to_num(0.0)
-                counts += ~report.losses.isnan()
+        with closing(self.feed(self.data.epoch(order))) as batches:
+            for batch in batches:
+                further = [[g.to(self.device) for g in each] for each in self.data.further()]
+                skipped = self.stepper.skipped
+                with watch.lap():
+                    report = self.stepper.step(batch, self.task.loss, further)
+                if not begun:
+                    on_first_step()
+                begun = True
+                if self.stepper.skipped > skipped:
+                    self.skips[report.skipped] += 1
+                if not report.skipped and report.losses is not None:
+                    total += report.losses.nan_to_num(0.0)
+                    counts += ~report.losses.isnan()
         mean = total / counts
         if counts.any():
             self.stepper.on_epoch_end(epoch, mean)
@@ -179,7 +183,8 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
-        scores = evaluate(self.model, self.task, split, self.objectives, self.device)
+        workers = self.feed.workers
+        scores = evaluate(self.model, self.task, split, self.objectives, self.device, workers)
         self.evaluation_seconds += time.perf_counter() - start
         return scores
 

@@ -11,7 +11,7 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
-from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, end, execute_all
+from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, Workers, begin, end, execute_all
 from mtlbench.cli.terminal import say
 from mtlbench.registry import SHARPNESS, baseline
 
@@ -56,6 +56,7 @@ def run(
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
+    workers: Workers = None,
     retry: Retry = None,
     log: Log = None,
     checkpoint: Checkpoint = 60.0,
@@ -74,7 +75,7 @@ def run(
     from mtlbench.runs.sweep import grid
 
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
-    how["logs"] = log or ()
+    how |= {"logs": log or (), "workers": workers}
     numerics = Numerics.of(
         precision=precision,
         channels_last=channels_last,

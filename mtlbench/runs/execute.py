@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtlbench.data.loader import default_workers
 from mtlbench.engine.numerics import deterministic
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError, UsageError
@@ -40,10 +41,12 @@ class Load:
     Args:
         threads: of torch, which numbers depend on.
         jobs: runs that are made at a time, which step times depend on; None where nobody knows.
+        workers: processes that fetch its batches ahead; None for as many as pay.
     """
 
     threads: int = 1
     jobs: int | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def execute(
     curves = Curves(store.curves_path(run.identity), watching.logs)
     with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
         try:
-            outcome = _train(run, store, watching, curves)
+            outcome = _train(run, store, watching, curves, _workers(run, load))
         except StoppedError:
             raise
         except DivergedError as error:
@@ -153,7 +156,15 @@ def failure(run: Run, status: Status, reason: str, started: str, load: Load) -> 
     return _record(run, status, reason, started, load)
 
 
-def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
+def _workers(run: Run, load: Load) -> int:
+    if load.workers is not None:
+        return load.workers
+    return default_workers(run.device, on_disk=run.spec.data is not None, jobs=load.jobs or 1)
+
+
+def _train(
+    run: Run, store: Store, watching: Watching, curves: Curves, workers: int
+) -> dict[str, Any]:
     """Train every phase, from the checkpoint if there is one."""
     checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
     saved = checkpoints.read()
@@ -174,6 +185,7 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 lr=run.identity.lr,
                 numerics=run.identity.numerics,
                 rows=run.spec.rows,
+                workers=workers,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))

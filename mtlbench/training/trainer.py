@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.data.loader import Feed
 from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
 from mtlbench.engine.observe import StepLog
 from mtlbench.engine.stream import RowsMode
@@ -50,6 +52,7 @@ class Trainer:
         lr: learning rate that training begins with, instead of the protocol's.
         numerics: how the network's passes are computed.
         rows: see :class:`Stepper`.
+        workers: processes that fetch batches ahead; numbers do not depend on it.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Trainer:
         lr: float | None = None,
         numerics: Numerics = USUAL,
         rows: RowsMode = "auto",
+        workers: int = 0,
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -92,6 +96,7 @@ class Trainer:
             accumulate=numerics.accumulate,
             rows=rows,
         )
+        self.feed = Feed(device, workers)
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
@@ -156,22 +161,21 @@ class Trainer:
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
         alone: list[bool] = []
-        for batch in self.data.epoch(order):
-            groups, *further = (
-                [group.to(self.device) for group in each] for each in (batch, *self.data.further())
-            )
-            skipped = self.stepper.skipped
-            alone.append(self.log is None or not self.log.wants(self.stepper.steps))
-            with watch.lap():
-                report = self.stepper.step(groups, self.task.loss, further, log=self.log)
-            if not begun:
-                on_first_step()
-            begun = True
-            if self.stepper.skipped > skipped:
-                self.skips[report.skipped] += 1
-            if not report.skipped and report.losses is not None:
-                total += report.losses.nan_to_num(0.0)
-                counts += ~report.losses.isnan()
+        with closing(self.feed(self.data.epoch(order))) as batches:
+            for batch in batches:
+                further = [[g.to(self.device) for g in each] for each in self.data.further()]
+                skipped = self.stepper.skipped
+                alone.append(self.log is None or not self.log.wants(self.stepper.steps))
+                with watch.lap():
+                    report = self.stepper.step(batch, self.task.loss, further, log=self.log)
+                if not begun:
+                    on_first_step()
+                begun = True
+                if self.stepper.skipped > skipped:
+                    self.skips[report.skipped] += 1
+                if not report.skipped and report.losses is not None:
+                    total += report.losses.nan_to_num(0.0)
+                    counts += ~report.losses.isnan()
         mean = total / counts
         if counts.any():
             self.stepper.on_epoch_end(epoch, mean)
@@ -204,8 +208,15 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
-        numerics = self.stepper.numerics
-        scores = evaluate(self.model, self.task, split, self.objectives, self.device, numerics)
+        scores = evaluate(
+            self.model,
+            self.task,
+            split,
+            self.objectives,
+            self.device,
+            self.stepper.numerics,
+            self.feed.workers,
+        )
         self.evaluation_seconds += time.perf_counter() - start
         return scores
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mtlbench.cli.live import View
-from mtlbench.cli.options import Jobs, Out
+from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.pace import duration
 from mtlbench.cli.terminal import console, say
 from mtlbench.errors import UsageError
@@ -44,6 +44,14 @@ Checkpoint = Annotated[
 def sweep(
     spec: Annotated[Path, typer.Argument(help="YAML file: tasks, methods, sharpness, seeds, ...")],
     out: Out,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the real data set, instead of the file's.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict that trunks begin with, instead of the file's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    device: Device = None,
     jobs: Jobs = None,
     engine: Annotated[
         Engine, typer.Option(help="Where: this process, local workers, a Ray cluster.")
@@ -73,7 +81,11 @@ def sweep(
     from mtlbench.runs.sweep import checked
     from mtlbench.runs.tune import trials
 
-    read, store = SweepSpec.read(spec), Store(out)
+    given = {"data": data, "weights": weights, "epochs": epochs, "device": device}
+    read = SweepSpec.read(spec).model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    store = Store(out)
     begin_all(read.requests(), look=status or dry_run)
     tried = checked(trials(read))
     execute = partial(

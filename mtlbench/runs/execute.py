@@ -150,6 +150,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 device=run.device,
                 weights=run.spec.weights,
                 lr=run.identity.lr,
+                gradient_scale=run.identity.gradient_scale,
+                clip_norm=run.identity.clip_norm,
                 numerics=run.identity.numerics,
             )
             if "trainer" in saved:

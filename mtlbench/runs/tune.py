@@ -92,7 +92,7 @@ def _cells(spec: SweepSpec, tune: Tune) -> Iterator[tuple[str, str, str, list[Ru
     """Cells of tasks, with a request for each choice."""
     for task, (method, wrapper) in product(spec.tasks, spec.cells()):
         choices = [
-            _at(spec.request(task, *words, tune.seeds[0]), factor)
+            _at(spec.request(task, *words, tune.seeds[0], (method, wrapper)), factor)
             for words, factor in tune.choices(method, wrapper)
         ]
         yield task, method, wrapper, choices

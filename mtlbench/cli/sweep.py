@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, 
     from mtlbench.runs.spec import Run, RunSpec
     from mtlbench.runs.store import Store
 
+_PLACE = {True: "GPU", False: "core"}
 Engine = Literal["here", "local", "ray"]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each run.")]
 Retry = Annotated[
@@ -274,7 +275,7 @@ def _print_status(what: str, runs: Sequence[Run], store: Store) -> None:
 
 
 def _print_plan(what: str, runs: Sequence[Run], store: Store, jobs: int | None) -> None:
-    from mtlbench.hardware import cores
+    from mtlbench.hardware import cores, visible_gpus
     from mtlbench.runs import estimate
     from mtlbench.runs.sweep import unfinished
 
@@ -294,6 +295,12 @@ def _print_plan(what: str, runs: Sequence[Run], store: Store, jobs: int | None) 
         )
     if todo:
         console.print(table)
-    parallel, total = jobs or cores(), math.fsum(took)
-    time = "an unknown time" if math.isnan(total) else duration(total / parallel)
-    say(f"{len(runs)} {what}, {len(runs) - len(todo)} done; {len(todo)} to run: about {time}")
+    on_gpu = bool(todo) and todo[0].device.type == "cuda"
+    parallel, total = jobs or (len(visible_gpus()) if on_gpu else cores()), math.fsum(took)
+    time = f"about {duration(total / parallel)}, {total / 3600:.3g} hours of a {_PLACE[on_gpu]}"
+    if math.isnan(total):
+        time = (
+            f"how long is unknown until {store.folder} has a run of this task, protocol, network, "
+            "data and machine, of one epoch or more"
+        )
+    say(f"{len(runs)} {what}, {len(runs) - len(todo)} done; {len(todo)} to run: {time}")

@@ -61,12 +61,14 @@ class Grid(_Part):
     Args:
         methods: names with options.
         sharpness: names with options; by default the wrapper that changes nothing.
-        gradient_scale: of these cells, instead of the protocol's.
+        lr: of these cells, instead of the protocol's.
+        gradient_scale: likewise.
         clip_norm: likewise.
     """
 
     methods: Words
     sharpness: Words = Field(default_factory=lambda: [SHARPNESS.default])
+    lr: PositiveFloat | None = None
     gradient_scale: GradientScale | None = None
     clip_norm: PositiveFloat | None = None
 
@@ -121,8 +123,8 @@ class SweepSpec(_Part):
         tasks: names with options.
         methods: names with options, with each of ``sharpness``.
         sharpness: names with options; by default the wrapper that changes nothing.
-        grids: further methods with wrappers of their own, and with a scale and a bound of the
-            gradient.
+        grids: further methods with wrappers of their own, and with a learning rate, a scale and a
+            bound of the gradient.
         seeds: paired over all cells.
         protocol: of each task; its first by default.
         epochs: instead of the protocol's.
@@ -253,8 +255,9 @@ class SweepSpec(_Part):
     @cached_property
     def _steps(self) -> dict[tuple[str, str], dict[str, Any]]:
         """What the grid of each cell says of its steps."""
+        names = ("lr", "gradient_scale", "clip_norm")
         return {
-            cell: {"gradient_scale": grid.gradient_scale, "clip_norm": grid.clip_norm}
+            cell: {name: getattr(grid, name) for name in names}
             for grid in self.all_grids()
             for cell in grid.cells()
         }

@@ -99,10 +99,10 @@ def _cells(spec: SweepSpec, tune: Tune) -> Iterator[tuple[str, str, str, list[Ru
 
 
 def _at(request: RunSpec, factor: float) -> RunSpec:
-    """A request at a multiple of the protocol's learning rate."""
+    """A request at a multiple of its learning rate."""
     if factor == 1:
         return request
-    lr = prepare(request).task.protocol.lr
+    lr = request.lr or prepare(request).task.protocol.lr
     return replace(request, lr=float(f"{lr * factor:.6g}"))
 
 

@@ -133,7 +133,8 @@ class CelebA(Task):
     would be more than a small machine can do.
 
     Departs from the authors' code: the loss is computed from logits, not from probabilities; all
-    heads are one matrix product; Adam is torch's fused one.
+    heads are one matrix product; Adam is torch's fused one. A single task is evaluated in
+    evaluation mode, where the released trainer leaves batch normalisation in training mode.
 
     Args:
         metric: what judges an attribute: "f1", as published, or the "accuracy".
@@ -172,6 +173,8 @@ class CelebA(Task):
                 batch_size=256,
                 lr=3e-4,
                 optimizer_options={"fused": True},
+                rho=(0.001, 0.01, 0.05, 0.1),
+                published=True,
                 options={"image": 64},
             ),
         ),

@@ -37,6 +37,12 @@ def run(
         bool, typer.Option("--keep-model", help="Keep the selected epoch's weights, for show.")
     ] = False,
     lr: Annotated[float | None, typer.Option(help="Instead of the protocol's.")] = None,
+    gradient_scale: Annotated[
+        str | None, typer.Option(help="Instead of the protocol's: paper, or sum.")
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Bound of the shared gradient; instead of the protocol's.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32; tf32 on NVIDIA's GPUs; bf16: the network under autocast.")
     ] = "fp32",
@@ -84,8 +90,8 @@ def run(
         deterministic=deterministic,
     )
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
-    held: Any = {"rows": rows}
-    base = RunSpec(task, "", None, 0, *common, numerics=numerics, **held)
+    steps: Any = {"rows": rows, "gradient_scale": gradient_scale, "clip_norm": clip_norm}
+    base = RunSpec(task, "", None, 0, *common, numerics=numerics, **steps)
     runs = grid(base, method, wanted, seed or [0])
     failed = execute_all(runs, out, **how)
     records, faults = read_folder(out)

@@ -183,6 +183,8 @@ def _train(
                 device=run.device,
                 weights=run.spec.weights,
                 lr=run.identity.lr,
+                gradient_scale=run.identity.gradient_scale,
+                clip_norm=run.identity.clip_norm,
                 numerics=run.identity.numerics,
                 rows=run.spec.rows,
                 workers=workers,

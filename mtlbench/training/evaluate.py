@@ -26,9 +26,8 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
     def mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {name: statistics.fmean(v[name] for v in values) for name in values[0]}
 
-    return Scores(
-        metrics=mean([s.metrics for s in scores]), losses=mean([s.losses for s in scores])
-    )
+    kinds = ("metrics", "losses", "otherwise")
+    return Scores(**{kind: mean([getattr(s, kind) for s in scores]) for kind in kinds})
 
 
 @torch.no_grad()
@@ -45,7 +44,8 @@ def evaluate(
     mode, the model's mode is restored. ``workers`` processes fetch batches ahead."""
     of = {metric.name: metric.objective for metric in task.info.metrics}
     home = home_of_doubles(device)
-    meters = {n: m.to(home) for n, m in task.meters().items() if of[n] in objectives}
+    named = [*task.meters().items(), *task.meters_otherwise().items()]
+    meters = [(n, m.to(home)) for n, m in named if of[n] in objectives]
     sums = {name: torch.zeros((), device=home, dtype=torch.float64) for name in objectives}
     counts = dict.fromkeys(objectives, 0)
     fed = Feed(device, workers)(task.batches(split, None))
@@ -68,14 +68,16 @@ def evaluate(
                 counts[name] += labels.counts[name]
             if home != device:
                 known = tree_map(lambda t: t.to(home) if isinstance(t, Tensor) else t, known)
-            for metric, meter in meters.items():
+            for metric, meter in meters:
                 if of[metric] in known:
                     meter.update(*known[of[metric]])
-    metrics = {n: torch.as_tensor(m.compute()) for n, m in meters.items() if counts[of[n]]}
+    found = [(n, torch.as_tensor(m.compute())) for n, m in meters if counts[of[n]]]
     losses = {name: sums[name] / counts[name] for name in objectives if counts[name]}
-    values = on_host(*metrics.values(), *losses.values())
-    found = [float(value) for value in values]
+    values = [float(v) for v in on_host(*(value for _, value in found), *losses.values())]
+    judged = len({name for name, _ in found})
+    pairs = list(zip([name for name, _ in found], values, strict=False))
     return Scores(
-        metrics=dict(zip(metrics, found, strict=False)),
-        losses=dict(zip(losses, found[len(metrics) :], strict=True)),
+        metrics=dict(pairs[:judged]),
+        losses=dict(zip(losses, values[len(found) :], strict=True)),
+        otherwise=dict(pairs[judged:]),
     )

@@ -50,6 +50,8 @@ class Trainer:
         device: where to train.
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
+        gradient_scale: instead of the protocol's.
+        clip_norm: instead of the protocol's.
         numerics: how the network's passes are computed.
         rows: see :class:`Stepper`.
         workers: processes that fetch batches ahead; numbers do not depend on it.
@@ -67,6 +69,8 @@ class Trainer:
         device: torch.device,
         weights: Path | None = None,
         lr: float | None = None,
+        gradient_scale: str | None = None,
+        clip_norm: float | None = None,
         numerics: Numerics = USUAL,
         rows: RowsMode = "auto",
         workers: int = 0,
@@ -88,8 +92,8 @@ class Trainer:
             sharpness,
             objectives=self.objectives,
             seed=seed,
-            gradient_scale=protocol.gradient_scale,
-            clip_norm=protocol.clip_norm,
+            gradient_scale=gradient_scale or protocol.gradient_scale,
+            clip_norm=protocol.clip_norm if clip_norm is None else clip_norm,
             ignore=task.ignore,
             precision=numerics.precision,
             channels_last=numerics.channels_last,
@@ -182,7 +186,7 @@ class Trainer:
         val = self._evaluate("val")
         score = self.task.selection_score(val.metrics)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(score)
+            self.scheduler.step(score if self.scheduler.mode == "max" else -score)
         elif self.scheduler is not None:
             self.scheduler.step()
         times = watch.seconds()

@@ -38,30 +38,31 @@ MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
 NORMALIZE = Normalize(MEAN, STD)
 
-PROTOCOLS = (
-    Protocol(
-        name="mini",
-        version=2,
-        arch="cnn",
-        epochs=15,
-        batch_size=32,
-        lr=3e-3,
-        scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
-        average_last=5,
-        options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
-    ),
-    Protocol(
-        name="paper",
-        version=1,
-        arch="resnet18",
-        epochs=50,
-        batch_size=64,
-        lr=1e-4,
-        weight_decay=1e-5,
-        scheduler=("StepLR", {"step_size": 25, "gamma": 0.5}),
-        options={"side": 224},
-    ),
+MINI = Protocol(
+    name="mini",
+    version=2,
+    arch="cnn",
+    epochs=15,
+    batch_size=32,
+    lr=3e-3,
+    scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
+    average_last=5,
+    options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
 )
+LIBMTL = Protocol(
+    name="libmtl",
+    version=1,
+    arch="resnet18",
+    epochs=100,
+    batch_size=64,
+    lr=1e-4,
+    weight_decay=1e-5,
+    rho=(0.001, 0.01, 0.05, 0.1),
+    weights="ImageNet: torchvision's resnet18, IMAGENET1K_V1",
+    published=True,
+    options={"side": 224},
+)
+"""Of LibMTL's example: one learning rate, for single tasks too."""
 
 
 @dataclass(frozen=True)

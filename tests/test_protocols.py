@@ -65,12 +65,13 @@ def test_a_group_is_of_a_protocol_not_of_a_network(tmp_path: Path) -> None:
     (rows,) = board.groups()
     assert set(rows["architecture"]) == {"wide random init"}
     assert set(rows["epochs"]) == {2}
-    assert list(zip(rows["method"], rows["method_options"].str.split(",code").str[0], strict=True)) == [
-        ("stl", 'architecture=linear,epochs=3'),
+    options = rows["method_options"].str.split(",code").str[0]
+    assert list(zip(rows["method"], options, strict=True)) == [
+        ("stl", "architecture=linear,epochs=3"),
         ("ls", ""),
         ("ls", "epochs=4"),
         ("uw", "clip_norm=0.1,lr=0.001"),
-    ]  # fmt: skip
+    ]
     assert rows["delta_m"].notna().all()
     assert list(rows["role"]) == ["reference", "baseline", "method", "method"]
 

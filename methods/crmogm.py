@@ -17,6 +17,7 @@ from mtlbench.interfaces import (
     StepProblem,
     WeightingMethod,
 )
+from mtlbench.interfaces.gradients import in_double
 from mtlbench.registry import METHODS, Spec
 
 LEAST = 1e-3
@@ -77,6 +78,7 @@ class CRMOGM(WeightingMethod):
             head_policy=theirs.head_policy,
             scale=theirs.scale,
             backwards=theirs.backwards,
+            whole_rows=theirs.whole_rows,
             extra_forwards=theirs.extra_forwards,
             further=theirs.further,
             claims=tuple(claim for claim in self.info.claims if claim in theirs.claims),
@@ -91,7 +93,7 @@ class CRMOGM(WeightingMethod):
         self.other.look(problem)
 
     def weights(self, view: GradientView) -> Tensor:
-        found, before = self.other.weights(view).double(), self.average.sum()
+        found, before = in_double(self.other.weights(view)), self.average.sum()
         if self.info.scale != "mean":
             w = torch.where(self.begun, found.lerp(self.average, self.alpha), found)
             self._proposed = w, self.total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -11,6 +12,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+from mtlbench.methods._columns import column_blocks
 
 EPS = 1e-8
 
@@ -46,6 +48,7 @@ class DBMTL(WeightingMethod):
         arxiv="2308.12029",
         head_policy="weighted",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "row-scaling"),
     )
     on_host = ("steps",)
@@ -68,28 +71,40 @@ class DBMTL(WeightingMethod):
         self.register_buffer("full", torch.zeros((), dtype=torch.float64))
         self.register_buffer("filled", torch.zeros(n_tasks, dtype=torch.float64))
         self.register_buffer("average", torch.zeros(n_tasks, 0))  # (K, P) from the first step on
-        self._proposed: tuple[Tensor, Tensor] | None = None
+        self._proposed: tuple[Tensor, Callable[[slice], Tensor], Tensor] | None = None
 
     def aggregate(self, view: GradientView) -> Update:
         J, t = view.jacobian(), int(self.steps) + 1
         beta, inverse = self.beta / t**self.decay, 1 / (view.losses.clamp_min(0) + EPS)
         begun, full = self.filled > 0, beta * self.full + 1 - beta
         share = torch.where(begun, 1 - beta, full).to(J)
-        average = J * (share * inverse)[:, None]
-        if self.average.numel():
-            kept = torch.where(begun, beta * (self.full / self.filled), 0.0)
-            average.addcmul_(self.average.to(J), kept.to(J)[:, None])
-        self._proposed = average, full
+        kept = torch.where(begun, beta * (self.full / self.filled), 0.0).to(J)
+        averaged = partial(self._averaged, J, share * inverse, kept)
+        self._proposed = J, averaged, full
         if view.n_tasks == 1:
             return super().aggregate(view)
-        norms = average.norm(dim=1)
+        norms = torch.stack([averaged(c).norm(dim=1) for c in column_blocks(J)]).norm(dim=0)
         factors = torch.where(norms > 0, norms.max() / norms, 0.0)
+        update = J.new_empty(J.shape[1])
+        for columns in column_blocks(J):
+            update[columns] = factors @ averaged(columns)
         heads = [w * own for w, own in zip(inverse, view.head_grads(), strict=True)]
-        return Update(factors @ average, heads)
+        return Update(update, heads)
+
+    def _averaged(self, J: Tensor, share: Tensor, kept: Tensor, columns: slice) -> Tensor:
+        """Columns of the new average, which is nowhere whole before the step is done."""
+        average = J[:, columns] * share[:, None]
+        if self.average.numel():
+            average.addcmul_(self.average[:, columns].to(J), kept[:, None])
+        return average
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         if self._proposed is not None:
-            self.average, self.full = self._proposed
+            J, averaged, self.full = self._proposed
+            new = self.average.to(J) if self.average.numel() else torch.empty_like(J)
+            for columns in column_blocks(J):
+                new[:, columns] = averaged(columns)
+            self.average = new
             self.filled.copy_(self.full)
             self.steps += 1
             self._proposed = None

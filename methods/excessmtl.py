@@ -44,6 +44,7 @@ class ExcessMTL(WeightingMethod):
         head_policy="weighted",
         scale="mean",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "identical", "simplex", "stationarity"),
     )
     logits: Tensor

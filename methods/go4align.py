@@ -9,6 +9,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+from mtlbench.interfaces.gradients import in_double
 
 EPS = 1e-8
 
@@ -56,7 +57,7 @@ class GO4Align(WeightingMethod):
         self._proposed: Tensor | None = None
 
     def weights(self, view: GradientView) -> Tensor:
-        losses = view.losses.double().clamp_min(EPS)
+        losses = in_double(view.losses).clamp_min(EPS)
         moved = self.logits - self.lr * losses
         moved += self.logits.logsumexp(0) - moved.logsumexp(0)  # the others keep their share
         self._proposed = moved

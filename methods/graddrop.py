@@ -6,8 +6,10 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Le
+from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+from mtlbench.methods._columns import column_blocks
 
 
 class GradDrop(WeightingMethod):
@@ -36,6 +38,7 @@ class GradDrop(WeightingMethod):
         head_policy="unit",
         scale="sum",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "identical", "stationarity"),
     )
 
@@ -45,9 +48,14 @@ class GradDrop(WeightingMethod):
 
     def aggregate(self, view: GradientView) -> Update:
         J = view.jacobian()
+        u = torch.rand(J.shape[1], dtype=J.dtype, device=J.device, generator=view.generator)
+        for columns in column_blocks(J):
+            u[columns] = self._dropped(J[:, columns], u[columns])
+        return Update(u, view.head_grads())
+
+    def _dropped(self, J: Tensor, u: Tensor) -> Tensor:
         total = J.abs().sum(0)
         purity = 0.5 * (1 + J.sum(0) / total.where(total > 0, 1.0))
-        u = torch.rand(purity.shape, dtype=J.dtype, device=J.device, generator=view.generator)
         positive, negative = (purity > u).to(J), (purity < u).to(J)
         kept = J.clamp_min(0).sum(0) * positive + J.clamp_max(0).sum(0) * negative
-        return Update(self.leak * J.sum(0) + (1 - self.leak) * kept, view.head_grads())
+        return self.leak * J.sum(0) + (1 - self.leak) * kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -11,7 +12,8 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
-from mtlbench.interfaces.gradients import in_double
+from mtlbench.interfaces.gradients import in_double, inner_products
+from mtlbench.methods._columns import column_blocks
 from mtlbench.methods._simplex import project_simplex
 
 
@@ -50,6 +52,7 @@ class MoCo(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "identical"),
     )
     on_host = ("rounds",)
@@ -77,28 +80,37 @@ class MoCo(WeightingMethod):
 
     def aggregate(self, view: GradientView) -> Update:
         J, total = view.jacobian(), self.simplex.sum()
-        Y = self._followed(J)
         if view.n_tasks == 1:
-            self._proposed = Y, self.simplex
+            self._proposed = J, self.simplex
             return super().aggregate(view)
         # A task that holds all the weight may be absent: the others then start as equals.
-        v = torch.where(total > 0, self.simplex / total, 1 / view.n_tasks).to(Y.device)
-        pull = (Y @ Y.T).to(v) @ v + self.rho * v
+        v = torch.where(total > 0, self.simplex / total, 1 / view.n_tasks).to(J.device)
+        followed = partial(self._followed, J, self._speed().to(J))
+        gramians = [inner_products(followed(columns)) for columns in column_blocks(J)]
+        pull = torch.stack(gramians).sum(0).to(v) @ v + self.rho * v
         v = project_simplex(v - self.gamma / int(self.rounds + 1) ** self.decay * pull)
-        self._proposed = Y, total.to(v) * v
-        return Update(v.to(Y) @ Y, view.head_grads())
+        self._proposed = J, total.to(v) * v
+        update, w = J.new_empty(J.shape[1]), v.to(J)
+        for columns in column_blocks(J):
+            update[columns] = w @ followed(columns)
+        return Update(update, view.head_grads())
 
-    def _followed(self, J: Tensor) -> Tensor:
-        """The new Y."""
-        if not self.tracked.numel():
-            return J.clone()
+    def _speed(self) -> Tensor:
+        """How far each row of Y goes to that of J, (K, 1)."""
         t = in_double(self.steps + 1)[:, None]
-        speed = torch.where(t > 1, self.beta / t**self.decay, 1.0)
-        return self.tracked.to(J).lerp(J, speed.to(J))
+        return torch.where(t > 1, self.beta / t**self.decay, 1.0)
+
+    def _followed(self, J: Tensor, speed: Tensor, columns: slice) -> Tensor:
+        """Columns of the new Y, which is nowhere whole before the step is done."""
+        if not self.tracked.numel():
+            return J[:, columns]
+        return self.tracked[:, columns].to(J).lerp(J[:, columns], speed)
 
     def after_step(self, evaluate: Callable[[], Tensor]) -> None:
         if self._proposed is not None:
-            self.tracked, self.simplex = self._proposed
+            J, self.simplex = self._proposed
+            begun = self.tracked.numel() > 0
+            self.tracked = self.tracked.to(J).lerp_(J, self._speed().to(J)) if begun else J.clone()
             self.steps += 1
             self.rounds += 1
             self._proposed = None

@@ -6,6 +6,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+from mtlbench.interfaces.gradients import in_double
 from mtlbench.methods._preference import Preference, preference_vector
 
 EPS = 1e-12
@@ -51,7 +52,7 @@ class PBI(WeightingMethod):
         self.register_buffer("preference", vector, persistent=False)
 
     def weights(self, view: GradientView) -> Tensor:
-        losses = view.losses.double()
+        losses = in_double(view.losses)
         r = self.preference.to(losses) / self.preference.to(losses).norm()
         across = losses - (losses @ r) * r
         w: Tensor = r + self.theta * across / (across @ across + EPS).sqrt()

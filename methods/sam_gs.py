@@ -10,6 +10,7 @@ from annotated_types import Ge, Le, Lt
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+from mtlbench.interfaces.gradients import in_double
 
 FLOOR = 1e-8
 
@@ -52,6 +53,7 @@ class SAMGS(WeightingMethod):
         arxiv="2506.06130",
         head_policy="unit",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "stationarity"),
         discontinuous="where the mean similarity of lengths is gamma: another rule takes over",
     )
@@ -86,14 +88,14 @@ class SAMGS(WeightingMethod):
         if view.n_tasks == 1:
             self._proposed = average, self.spread, self.met
             return super().aggregate(view)
-        norms, met = J.double().norm(dim=1), self.met + 1
+        norms, met = in_double(J).norm(dim=1), self.met + 1
         similar = mean_similarity(norms)
         spread = self.beta2 * self.spread + (1 - self.beta2) * (1 - similar) ** 2 + FLOOR
         self._proposed = average, spread, met
         size = (spread / (1 - self.beta2**met)).sqrt() * (1 - self.beta1 ** (self.steps + 1))
         alike = torch.where(norms > 0, norms.mean() / norms, 0.0)
         if self.momentum == "norm":
-            w = torch.where(similar < self.gamma, alike, average.double().norm(dim=1) / size)
+            w = torch.where(similar < self.gamma, alike, in_double(average).norm(dim=1) / size)
             return view.combine(w.to(J), "unit")
         led = (J * average.abs() / size.to(J)[:, None]).sum(0)
         shared = torch.where(similar < self.gamma, alike.to(J) @ J, led)

@@ -10,6 +10,7 @@ from annotated_types import Ge, Lt
 from torch import Tensor
 
 from mtlbench.interfaces import GradientView, MethodInfo, WeightingMethod
+from mtlbench.interfaces.gradients import in_double
 
 EPS = 1e-5
 
@@ -63,7 +64,7 @@ class SLAW(WeightingMethod):
         self._proposed: tuple[Tensor, Tensor] | None = None
 
     def weights(self, view: GradientView) -> Tensor:
-        seen = torch.stack([view.losses.double(), self.now.expand(self.n_tasks)], 1)
+        seen = torch.stack([in_double(view.losses), self.now.expand(self.n_tasks)], 1)
         rate = (1 / (self.steps + 1)).clamp_min(1 - self.beta)[:, None]
         change = seen - self.means
         self._proposed = (

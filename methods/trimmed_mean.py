@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import NonNegativeInt
 
 from mtlbench.interfaces import GradientView, MethodInfo, Update, WeightingMethod
+from mtlbench.methods._columns import column_blocks
 
 
 class TrimmedMean(WeightingMethod):
@@ -33,6 +34,7 @@ class TrimmedMean(WeightingMethod):
         head_policy="unit",
         scale="mean",
         backwards="per-task",
+        whole_rows=True,
         claims=("permutation", "scaling", "identical"),
     )
 
@@ -41,7 +43,9 @@ class TrimmedMean(WeightingMethod):
         self.trim = trim
 
     def aggregate(self, view: GradientView) -> Update:
-        ordered = view.jacobian().sort(dim=0).values
-        trim = min(self.trim, (view.n_tasks - 1) // 2)
-        kept = ordered[trim : view.n_tasks - trim]
-        return Update(kept.mean(0), view.head_grads())
+        J, K = view.jacobian(), view.n_tasks
+        trim, mean = min(self.trim, (K - 1) // 2), J.new_empty(J.shape[1])
+        for columns in column_blocks(J):
+            ordered = J[:, columns].sort(dim=0).values
+            mean[columns] = ordered[trim : K - trim].mean(0)
+        return Update(mean, view.head_grads())

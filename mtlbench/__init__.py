@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Update,
         WeightingMethod,
     )
+    from mtlbench.training.gradients import GradientLog
     from mtlbench.training.stepper import Stepper
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = [
     "DataError",
     "DivergedError",
     "Further",
+    "GradientLog",
     "GradientView",
     "GramianMethod",
     "InputGroup",
@@ -65,6 +67,7 @@ _ELSEWHERE = {
     "ContractError": "errors",
     "DataError": "errors",
     "DivergedError": "errors",
+    "GradientLog": "training.gradients",
     "GramianMethod": "engine.gramian",
     "StepReport": "engine.step",
     "Stepper": "training.stepper",

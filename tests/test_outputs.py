@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from mtlbench.boards.build import build
-from mtlbench.boards.figures import COLOURS
 from mtlbench.boards.outputs import check, write
 from mtlbench.boards.prose import TEMPLATE
-from mtlbench.boards.svg import made_by
+from mtlbench.drawing import COLOURS
+from mtlbench.svg import made_by
 from tests.test_comparisons import sweep
 
 RECORDS = sweep(seeds=[0, 1])

@@ -16,6 +16,8 @@ LINKS = ("tasks", "methods")
 FLOORS = (
     ("errors",),
     ("files", "hardware", "processes", "torch_private"),
+    ("svg",),
+    ("drawing",),
     ("interfaces",),
     ("registry", "data"),
     ("engine",),

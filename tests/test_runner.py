@@ -217,6 +217,51 @@ def test_a_failing_run_is_a_record(tmp_path: Path) -> None:
     assert [record.status for record in store] == ["ok"]
 
 
+ON_CUDA = "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda: torch.empty(1 << 48), "1.049e+06 GiB were asked for"),  # torch says it in bytes
+        (
+            lambda: _raise(torch.OutOfMemoryError(ON_CUDA)),
+            "2.50 GiB were asked for",
+        ),
+        (lambda: _raise(MemoryError("no room")), "no room"),
+    ],
+)
+def test_out_of_memory_says_how_much_was_asked_for_and_what_needs_less(
+    asked: Callable[[], object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mtlbench.runs.execute._fit", lambda *_: asked())
+    streamed = "--rows streamed holds a part of the gradients at a time"
+    smaller = "a protocol with smaller batches or a smaller --arch needs less"
+    for run, remedy in (
+        (run_of("mgda"), streamed),
+        (run_of("mgda", "sam"), streamed),
+        (run_of("mgda", "samo"), smaller),
+        (run_of("mgda", rows="streamed"), smaller),
+        (run_of("graddrop"), smaller),
+    ):
+        record = execute(run, Store(tmp_path))
+        assert record.status == "failed"
+        assert record.reason == f"out of memory: {said}; {remedy}"
+
+
+def _raise(error: Exception) -> None:
+    raise error
+
+
+def test_how_rows_are_held_is_no_part_of_what_a_run_is() -> None:
+    streamed = run_of("mgda", rows="streamed")
+    assert streamed.identity == run_of("mgda").identity
+    assert "--rows streamed" in command(streamed)
+    assert "--rows" not in command(run_of("mgda"))
+    with pytest.raises(UsageError, match="unknown rows 'some'"):
+        run_of("mgda", rows="some")
+
+
 # ------------------------------------------------------------------------------------ records
 def test_a_record_survives_the_file(shared: Path) -> None:
     for method, sharpness in CELLS:

@@ -226,7 +226,9 @@ class SAMO(SharpnessWrapper):
                         continue
                     shift((shared, sample, -self.mu))
                     slopes.append((ahead - problem.evaluate(only)) / (2 * self.mu))
-        return torch.stack(slopes)
+        found = torch.stack(slopes)
+        problem.note("slope", found, only)
+        return found
 
     def _mode(self, problem: StepProblem) -> AbstractContextManager[None]:
         return problem.evaluation_mode() if self.probe == "eval" else nullcontext()

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from mtlbench.bench.memory import peak_memory
+from mtlbench.bench.peak import peak_memory
 from mtlbench.bench.plan import Part, Plan
 from mtlbench.bench.references import passes, period
 from mtlbench.bench.timing import Call, Side, quartiles, ratio, time_rounds

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mtlbench.bench.plan import Part
 from mtlbench.engine.randomness import seeded
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, InputGroup, Loss, MultiTaskModel, Task
 from mtlbench.registry import TASKS, Spec
@@ -34,6 +35,26 @@ class CNN(Part):
     batch: PositiveInt
     tasks: PositiveInt
     depths: list[PositiveInt] | None = None
+
+
+class Vision(Part):
+    """A network of torchvision without its classifier, on random images.
+
+    Args:
+        network: what makes it, in ``torchvision.models``.
+        options: of the network.
+        classifier: name of the module that is left out.
+        features: outputs of the one before.
+    """
+
+    name: str
+    network: str
+    options: dict[str, Any]
+    classifier: str
+    features: PositiveInt
+    image: PositiveInt
+    batch: PositiveInt
+    tasks: PositiveInt
 
 
 @dataclass(frozen=True)
@@ -63,11 +84,16 @@ class Workload:
         return made
 
     def stepper(
-        self, method: str, sharpness: str, objectives: Sequence[str] | None = None
+        self,
+        method: str,
+        sharpness: str,
+        objectives: Sequence[str] | None = None,
+        rows: RowsMode = "auto",
     ) -> Stepper:
         """The library's way to train it, on all objectives by default."""
         model = self.build()
-        return Stepper(model, self.optimize(model), method, sharpness, objectives=objectives)
+        optimizer = self.optimize(model)
+        return Stepper(model, optimizer, method, sharpness, objectives=objectives, rows=rows)
 
 
 def cnn(size: CNN, seed: int, device: torch.device) -> Workload:
@@ -93,11 +119,37 @@ def cnn(size: CNN, seed: int, device: torch.device) -> Workload:
             heads = {name: nn.Linear(size.features, CLASSES) for name in names}
             return MultiTaskModel(nn.Sequential(*layers), heads).to(device)
 
+    return _on_noise(build, size, names, seed, device)
+
+
+def _on_noise(
+    build: Callable[[], MultiTaskModel],
+    size: CNN | Vision,
+    names: Sequence[str],
+    seed: int,
+    device: torch.device,
+) -> Workload:
     noise = torch.Generator().manual_seed(seed)
     images = torch.randn(size.batch, 3, size.image, size.image, generator=noise)
     targets = torch.randint(CLASSES, (size.tasks, size.batch), generator=noise)
     group = InputGroup(images, dict(zip(names, targets, strict=True))).to(device)
     return Workload(build, [group], _cross_entropy, DEFAULT_OPTIMIZER, device)
+
+
+def vision(size: Vision, seed: int, device: torch.device) -> Workload:
+    """A network of torchvision and a batch of this size."""
+    import torchvision.models
+
+    names = [f"task{k}" for k in range(size.tasks)]
+
+    def build() -> MultiTaskModel:
+        with seeded(seed):
+            trunk: nn.Module = getattr(torchvision.models, size.network)(**size.options)
+            setattr(trunk, size.classifier, nn.Identity())
+            heads = {name: nn.Linear(size.features, CLASSES) for name in names}
+            return MultiTaskModel(trunk, heads).to(device)
+
+    return _on_noise(build, size, names, seed, device)
 
 
 def _cross_entropy(objective: str, prediction: Any, target: Tensor) -> Tensor:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
-from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
@@ -15,27 +12,27 @@ import pandas as pd
 from mtlbench.boards.comparisons import Table
 from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import VERDICTS
-from mtlbench.boards.svg import digest, svg
 from mtlbench.boards.symbols import TIMES
+from mtlbench.drawing import (
+    COLOURS,
+    INK,
+    LINES,
+    MARKERS,
+    figure_of,
+    inline,
+    legend,
+    multiples,
+    title,
+)
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 SHOWN = VERDICTS[:3]
 """What tests have shown."""
-COLOURS = ("#0b5fa8", "#c46a00", "#008a6a", "#d06aa8", "#7d2a12", "#2f9ad6", "#3b3b3b")
-"""Those of the light page, which the colour-blind can tell apart; page.css has those of the dark
-one, and what is written is a variable of its."""
 _BAND = "#8a8a8a"
-_VARIABLES = {colour: f"var(--c{n})" for n, colour in enumerate(COLOURS)}
 _FILLS: tuple[Literal["full", "left", "bottom", "top"], ...] = ("full", "left", "bottom", "top")
 """Of marks, for more methods than there are colours."""
-_MARKERS = "osD^vP*Xph<>"
-_LINES: tuple[Literal["-", "--", ":", "-."], ...] = ("-", "--", ":", "-.")
-_INK = "#010203"
-"""What the page's text colour replaces in pictures."""
-_PANELS = 4
-"""Of small multiples, side by side."""
 _MOST_NAMES = 13
 """Bars that have room for their names."""
 _SHORT = 26
@@ -57,61 +54,6 @@ def figures(table: Table, known: pd.DataFrame, histories: pd.DataFrame) -> list[
     return [*drawn, *_curves(table, histories)]
 
 
-# ------------------------------------------------------------------------------------ how
-def _figure(
-    width: float, height: float, rows: int = 1, columns: int = 1
-) -> tuple[Figure, list[Any]]:
-    """A figure, and its axes in one dimension; small multiples share theirs."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    every = list(figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat)
-    figure.patch.set_alpha(0)
-    for axes in every:
-        axes.patch.set_alpha(0)
-        axes.tick_params(colors=_INK)
-        for spine in axes.spines.values():
-            spine.set_color(_INK)
-        axes.xaxis.label.set_color(_INK)
-        axes.yaxis.label.set_color(_INK)
-    return figure, every
-
-
-def _multiples(n: int, height: float) -> tuple[Figure, list[Any]]:
-    """Small multiples, each so high."""
-    rows = math.ceil(n / _PANELS)
-    figure, every = _figure(12, 0.8 + height * rows, rows, min(n, _PANELS))
-    for spare in every[n:]:
-        spare.set_visible(False)
-    return figure, every[:n]
-
-
-def _title(axes: Any, text: str) -> None:
-    axes.set_title(fill(text, 30), fontsize=9, color=_INK, loc="left")
-
-
-def _svg(
-    figure: Figure,
-    label: str,
-    caption: str,
-    salt: str,
-    *,
-    wide: bool = False,
-    tips: Mapping[str, str] | None = None,
-) -> str:
-    """Inline, in the page's colours."""
-    drawn = svg(figure, salt, tips)
-    for token, colour in {_INK: "currentColor", **_VARIABLES}.items():
-        drawn = drawn.replace(token, colour)
-    drawn = re.sub(r' width="[\d.]+pt"| height="[\d.]+pt"', "", drawn, count=2)
-    drawn = drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
-    kind = ' class="wide"' if wide else ""
-    said = f"<figcaption>{escape(caption)}</figcaption>"
-    return f'<figure{kind} data-drawn="{digest(figure)}">{drawn}{said}</figure>'
-
-
 def _salt(table: Table, kind: str) -> str:
     """What tells the ids of a picture from those of all others."""
     return f"{kind}{hashlib.sha256(table.heading.encode()).hexdigest()[:8]}"
@@ -119,12 +61,6 @@ def _salt(table: Table, kind: str) -> str:
 
 def _task(table: Table) -> str:
     return str(table.rows["task"].iloc[0])
-
-
-def _legend(figure: Figure, entries: Sequence[Any], **where: Any) -> None:
-    legend = figure.legend(handles=entries, frameon=False, **where)
-    for text in legend.get_texts():
-        text.set_color(_INK)
 
 
 # ------------------------------------------------------------------------------------ what
@@ -138,7 +74,7 @@ def _against_time(table: Table) -> Iterator[str]:
         return
     methods, wrappers = (list(dict.fromkeys(rows[f"{p}_title"])) for p in ("method", "sharpness"))
     entries = [*methods, *wrappers, "Pareto front"]
-    figure, (axes,) = _figure(5.2, 4 + 0.24 * math.ceil(len(entries) / _LEGEND_COLUMNS))
+    figure, (axes,) = figure_of(5.2, 4 + 0.24 * math.ceil(len(entries) / _LEGEND_COLUMNS))
     points, tips = [], {}
     for number, (_, row) in enumerate(rows.iterrows()):
         found = table.against_reference(row["name"])
@@ -148,7 +84,7 @@ def _against_time(table: Table) -> Iterator[str]:
             *points[-1],
             yerr=None if math.isnan(low) else (high - low) / 2,
             **_method_style(methods.index(row["method_title"])),
-            marker=_MARKERS[wrappers.index(row["sharpness_title"]) % len(_MARKERS)],
+            marker=MARKERS[wrappers.index(row["sharpness_title"]) % len(MARKERS)],
             markersize=7,
             capsize=2,
             elinewidth=1,
@@ -157,8 +93,8 @@ def _against_time(table: Table) -> Iterator[str]:
         mark.set_gid(f"tip{number}-")
         tips[f"tip{number}-"] = f"{row['name']}: Δm% {found.mean:.2f}, {points[-1][0]:.2f}{TIMES}"
     front = pareto(points)
-    axes.plot(*zip(*front, strict=True), color=_INK, linewidth=1, drawstyle="steps-post", zorder=1)
-    axes.axhline(0, color=_INK, linewidth=0.8, linestyle="--")
+    axes.plot(*zip(*front, strict=True), color=INK, linewidth=1, drawstyle="steps-post", zorder=1)
+    axes.axhline(0, color=INK, linewidth=0.8, linestyle="--")
     _bulk_first(axes, pd.Series([delta for _, delta in points]))
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}" + TIMES)
@@ -169,18 +105,18 @@ def _against_time(table: Table) -> Iterator[str]:
         for i, name in enumerate(methods)
     ]
     marks += [
-        Line2D([], [], linestyle="", marker=_MARKERS[i % len(_MARKERS)], color=_INK, label=name)
+        Line2D([], [], linestyle="", marker=MARKERS[i % len(MARKERS)], color=INK, label=name)
         for i, name in enumerate(wrappers)
     ]
-    marks.append(Line2D([], [], color=_INK, linewidth=1, label="Pareto front"))
-    _legend(figure, marks, loc="outside lower center", ncols=_LEGEND_COLUMNS)
+    marks.append(Line2D([], [], color=INK, linewidth=1, label="Pareto front"))
+    legend(figure, marks, "outside lower center", _LEGEND_COLUMNS)
     caption = (
         "Δm% against step time (left and down is better). Colour and filling: the method; shape: "
         "the wrapper. Bars: 95 % intervals, the reference's own noise included; dashed: the "
         "reference; line: the Pareto front of the means, of which noise has its part."
     )
     label = f"{_task(table)}: delta-m against step time"
-    yield _svg(figure, label, caption, _salt(table, "t"), tips=tips)
+    yield inline(figure, label, caption, _salt(table, "t"), tips=tips)
 
 
 def _method_style(number: int) -> dict[str, Any]:
@@ -225,7 +161,7 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
     if met.empty:
         return
     names = list(met["first"].iloc[::-1])
-    figure, (axes,) = _figure(5.2, 1 + 0.25 * len(met))
+    figure, (axes,) = figure_of(5.2, 1 + 0.25 * len(met))
     for y, (_, pair) in enumerate(met.iloc[::-1].iterrows()):
         shown = pair["question_verdict" if pair["question"] else "verdict"] in SHOWN
         axes.plot([pair["low"], pair["high"]], [y, y], color=COLOURS[0], linewidth=1.5)
@@ -239,7 +175,7 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
             markeredgewidth=1.5,
         )
     axes.axvspan(-1, 1, color=_BAND, alpha=0.25, linewidth=0)
-    axes.axvline(0, color=_INK, linewidth=0.8)
+    axes.axvline(0, color=INK, linewidth=0.8)
     # Lines of one label would be ragged in another font.
     size = 10 if max(map(len, names)) <= _SHORT else 7.5
     axes.set_yticks(range(len(met)), names, fontsize=size)
@@ -256,7 +192,7 @@ def _forest(table: Table, known: pd.DataFrame) -> Iterator[str]:
         "above, or over all pairs for what is none of them; hollow: open."
     )
     label = f"{_task(table)}: differences to {baseline}"
-    yield _svg(figure, label, caption, _salt(table, "f"))
+    yield inline(figure, label, caption, _salt(table, "f"))
 
 
 def _objectives(table: Table) -> Iterator[str]:
@@ -267,14 +203,14 @@ def _objectives(table: Table) -> Iterator[str]:
     names = list(next(iter(lost.values())))
     named = len(names) <= _MOST_NAMES
     height = 0.45 + (0.17 * len(names) if named else 1.3)
-    figure, panels = _multiples(len(lost), height)
+    figure, panels = multiples(len(lost), height)
     for axes, (row, values) in zip(panels, lost.items(), strict=True):
         widths = list(values.values()) if named else sorted(values.values())
         colours = [COLOURS[1] if width > 0 else COLOURS[0] for width in widths]
         axes.barh(range(len(widths)), widths, color=colours, height=0.8 if named else 1.0)
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.axvline(0, color=INK, linewidth=0.8)
         axes.tick_params(axis="y", labelsize=8)
-        _title(axes, row)
+        title(axes, row)
     panels[0].set_yticks(range(len(names)) if named else [], names if named else [])
     panels[0].invert_yaxis()
     every = pd.Series([v for values in lost.values() for v in values.values()])
@@ -286,14 +222,14 @@ def _objectives(table: Table) -> Iterator[str]:
         ticks = [linear * factor for factor in (1, 4, 20, 100, 400, 2000)]
         panels[0].set_xticks([-linear, 0, *(tick for tick in ticks if tick <= sizes.max())])
         panels[0].set_xlim(1.3 * min(every.min(), -linear), 1.3 * sizes.max())
-    figure.supxlabel("change for the worse against the reference, %", color=_INK, fontsize=10)
+    figure.supxlabel("change for the worse against the reference, %", color=INK, fontsize=10)
     order = "" if named else f" The {len(names)} objectives from the best to the worst."
     caption = (
         "Each objective against a network of its own (left is better), the mean over its metrics "
         f"and over seeds.{order}"
     )
     label = f"{_task(table)}: objectives against the reference"
-    yield _svg(figure, label, caption, _salt(table, "o"), wide=True)
+    yield inline(figure, label, caption, _salt(table, "o"), wide=True)
 
 
 def by_objective(table: Table, name: str) -> Mapping[str, float]:
@@ -319,28 +255,28 @@ def _curves(table: Table, histories: pd.DataFrame) -> Iterator[str]:
     rows = table.compared[table.compared["name"].isin(means.index)]
     methods, wrappers = (list(dict.fromkeys(rows[f"{p}_title"])) for p in ("method", "sharpness"))
     styles: list[dict[str, Any]] = [
-        {"color": COLOURS[i % len(COLOURS)], "linestyle": _LINES[i % len(_LINES)]}
+        {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)]}
         for i in range(len(wrappers))
     ]
-    figure, panels = _multiples(len(methods), 1.8)
+    figure, panels = multiples(len(methods), 1.8)
     for _, row in rows.iterrows():
         scores = means.loc[row["name"]]
         style = styles[wrappers.index(row["sharpness_title"])]
         panel = panels[methods.index(row["method_title"])]
         panel.plot(scores.index, scores, linewidth=1.3, **style)
     for axes, method in zip(panels, methods, strict=True):
-        _title(axes, method)
+        title(axes, method)
     values = pd.Series(means.to_numpy().ravel()).dropna()
     span = values.max() - values.quantile(0.1)
     if span > 0:  # the first epochs may lie far below
         panels[0].set_ylim(values.quantile(0.1) - 0.1 * span, values.max() + 0.1 * span)
-    figure.supxlabel("epoch", color=_INK, fontsize=10)
-    figure.supylabel("selection score", color=_INK, fontsize=10)
+    figure.supxlabel("epoch", color=INK, fontsize=10)
+    figure.supylabel("selection score", color=INK, fontsize=10)
     entries = [Line2D([], [], label=w, **s) for w, s in zip(wrappers, styles, strict=True)]
-    _legend(figure, entries, loc="outside right upper")
+    legend(figure, entries)
     caption = (
         "Learning curves: what epochs are selected by, on validation (more is better), the mean "
         "over seeds; rows with options of their own have a line each."
     )
     label = f"{_task(table)}: learning curves"
-    yield _svg(figure, label, caption, _salt(table, "c"), wide=True)
+    yield inline(figure, label, caption, _salt(table, "c"), wide=True)

@@ -12,10 +12,10 @@ from mtlbench.boards.build import Board
 from mtlbench.boards.page import page
 from mtlbench.boards.plot import picture
 from mtlbench.boards.prose import TEMPLATE, prose
-from mtlbench.boards.svg import made_by, version_of, without_pictures
 from mtlbench.errors import UsageError
 from mtlbench.files import write_atomically
 from mtlbench.runs.record import RunRecord
+from mtlbench.svg import made_by, version_of, without_pictures
 
 PAGE = "index.html"
 TEXT = TEMPLATE.removesuffix(".jinja")
@@ -39,9 +39,16 @@ def write(
     yield from tables.write(mine, folder)
     for task, board in mine.items():
         yield _write(folder / f"{task}.svg", picture(board))
-    yield _write(folder / PAGE, page(boards, records))
+    yield _write(folder / PAGE, page(boards, records, why(folder)))
     if (folder / TEMPLATE).is_file():
         yield _write(folder / TEXT, prose(folder))
+
+
+def why(folder: Path) -> str:
+    """The section that ``mtlbench diagnose --study FOLDER/diagnose`` has written for the page in
+    FOLDER; empty if there is none."""
+    path = folder / "diagnose" / "section.html"
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
 def _write(path: Path, text: str) -> Path:
@@ -83,7 +90,7 @@ def check(boards: Mapping[str, Board], records: Sequence[RunRecord], folder: Pat
     if pictures:
         found.checked.append("every picture")
     if (folder / PAGE).is_file():
-        _compare(found, folder / PAGE, page(boards, records))
+        _compare(found, folder / PAGE, page(boards, records, why(folder)))
         found.checked.append(PAGE)
     if (folder / TEMPLATE).is_file():
         try:

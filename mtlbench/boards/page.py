@@ -29,22 +29,23 @@ from mtlbench.boards.figures import SHOWN, figures
 from mtlbench.boards.formats import DASH, cells
 from mtlbench.boards.published import Literature, datasets
 from mtlbench.boards.statistics import MARGIN, Estimate
-from mtlbench.boards.svg import made_by
 from mtlbench.runs.record import RunRecord
+from mtlbench.svg import made_by
 
 
-def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
+def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = (), why: str = "") -> str:
     """The page as HTML.
 
     Args:
         boards: by task.
         records: that they are made of, for learning curves; none are drawn without.
+        why: a section of :func:`~mtlbench.boards.mechanism.section`, if there is a study.
     """
     curves = histories(records)
     parts = [part for board in boards.values() for part in _sections(board, curves)]
     links = [f'<a href="#{escape(task)}">{escape(task)}</a>' for task in boards]
     together = _across(boards)
-    links += [ACROSS_LINK] * bool(together) + [PUBLISHED_LINK]
+    links += [ACROSS_LINK] * bool(together) + [WHY_LINK] * bool(why) + [PUBLISHED_LINK]
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -63,6 +64,7 @@ def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
             "</noscript>",
             *parts,
             together,
+            *([why] if why else []),
             *_literature(),
             f"<script>\n{_asset('page.js')}</script>\n</body>\n</html>\n",
         ]
@@ -70,6 +72,7 @@ def page(boards: Mapping[str, Board], records: Iterable[RunRecord] = ()) -> str:
 
 
 ACROSS_LINK = '<a href="#across">across benchmarks</a>'
+WHY_LINK = '<a href="#why">why</a>'
 PUBLISHED_LINK = '<a href="#published">as published</a>'
 
 

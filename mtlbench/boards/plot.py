@@ -13,10 +13,10 @@ import pandas as pd
 
 from mtlbench.boards.build import Board
 from mtlbench.boards.notes import row_name
-from mtlbench.boards.svg import digest, made_by, svg
 from mtlbench.boards.symbols import TIMES
 from mtlbench.boards.terminal import heading
 from mtlbench.files import write_atomically
+from mtlbench.svg import digest, made_by, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,6 +16,7 @@ from mtlbench.cli.bench import bench_app
 from mtlbench.cli.check import check
 from mtlbench.cli.compare import compare
 from mtlbench.cli.data import data_app
+from mtlbench.cli.diagnose import diagnose
 from mtlbench.cli.leaderboard import leaderboard
 from mtlbench.cli.listing import list_
 from mtlbench.cli.look import show, toy
@@ -28,7 +29,7 @@ from mtlbench.cli.terminal import aside, legible
 from mtlbench.errors import UsageError
 from mtlbench.processes import end_on_signals
 
-LIST_OPTIONS = ("--method", "--sharpness", "--seed", "--task", "--k", "--width")
+LIST_OPTIONS = ("--method", "--sharpness", "--seed", "--task", "--k", "--width", "--worker")
 """Options that take several values: ``--seed 0 1 2``."""
 app = typer.Typer(
     help="Compare multi-task weighting methods and sharpness-aware wrappers under one protocol.",
@@ -58,7 +59,7 @@ def _everywhere(
 
 
 app.command("list")(list_)
-for command in (run, sweep, quickstart, leaderboard, compare, page, show, toy, check):
+for command in (run, sweep, quickstart, leaderboard, compare, page, show, diagnose, toy, check):
     app.command()(command)
 app.command()(regenerate)
 app.command()(submit)

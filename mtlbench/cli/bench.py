@@ -1,4 +1,4 @@
-"""``mtlbench bench engine | solvers | step``: what the library's own work costs."""
+"""``mtlbench bench engine | solvers | step | ...``: what the library's own work costs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from mtlbench.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from mtlbench.bench.loading import LoadingRow
+    from mtlbench.bench.memory import MemoryRow
     from mtlbench.bench.plan import Plan
     from mtlbench.bench.solvers import SolverRow
     from mtlbench.bench.steps import StepRow
@@ -33,6 +35,8 @@ Like = Annotated[str, typer.Option(help="Only cases like this: 'cnn*: *'.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")]
 Seconds = Annotated[float | None, typer.Option(help="Instead of the plan's.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the fastest there is.")]
+FEW = 2
+"""Processes that fetch batches, where that is not said."""
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 
 
@@ -166,6 +170,48 @@ def _step_table(rows: Sequence[StepRow]) -> list[Column]:
     )
 
 
+@bench_app.command("memory")
+def memory_(
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """See what steps hold at a time, on a whole Jacobian, without one, and by TorchJD."""
+    from mtlbench.bench.memory import MemoryPlan, cases, measured
+    from mtlbench.hardware import pick_device
+
+    read, where = MemoryPlan.read(plan).paced(rounds, seconds), pick_device(device)
+    row = partial(measured, rounds=read.rounds, seconds=read.seconds, device=where)
+    wanted = cases(read, where)
+    _run(wanted, row, _memory_table, read, like=case, out=out, device=where, threads=threads)
+
+
+def _memory_table(rows: Sequence[MemoryRow]) -> list[Column]:
+    """The table for a terminal."""
+    headers = ("K", "P", "ms", "x whole", "MiB", "Jacobians", "at most", "met")
+    return _columns(
+        headers,
+        [
+            (
+                row.case,
+                f"{row.n_tasks}",
+                f"{row.n_parameters:,}",
+                f"{row.ms:.4g}",
+                f"{row.to_whole_cpu:.3f}",
+                "" if row.memory_mb is None else f"{row.memory_mb:.0f}",
+                "" if row.jacobians is None else f"{row.jacobians:.2f}",
+                "" if row.most is None else f"{row.most:g}",
+                _verdict(row.met),
+            )
+            for row in rows
+        ],
+    )
+
+
 @bench_app.command("sweep")
 def sweep_(out: Out = None, plan: PlanFile = None, case: Like = "*") -> None:
     """Time a sweep of many short runs: what each costs beyond its training and evaluation."""
@@ -184,6 +230,43 @@ def _sweep_table(rows: Sequence[SweepRow]) -> list[Column]:
     return _columns(
         headers, [(r.case, *c, _verdict(r.met)) for r, c in zip(rows, cells, strict=True)]
     )
+
+
+@bench_app.command("data")
+def data_(
+    task: Annotated[str, typer.Argument(help="NAME or NAME:option=value,...")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    protocol: Annotated[str | None, typer.Option(help="The task's first by default.")] = None,
+    worker: Annotated[
+        list[int] | None, typer.Option(min=0, help="Numbers of processes that fetch batches: 0 2.")
+    ] = None,
+    batches: Annotated[int | None, typer.Option(min=1, help="Of a pass; all by default.")] = None,
+    out: Out = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """Time a data set on disk, with an empty cache and with a full one, against a step."""
+    from mtlbench.bench.loading import Loading, cases, opened, step_rate
+    from mtlbench.bench.plan import Plan
+    from mtlbench.data.loader import check_workers, default_workers
+    from mtlbench.hardware import pick_device, torch_threads
+
+    where = pick_device(device)
+    counts = worker or sorted({0, default_workers(where, on_disk=True) or FEW})
+    check_workers(max(counts))
+    with torch_threads(threads):
+        rate = step_rate(opened(task, protocol, data), where)
+    row = Loading(task, data, protocol, batches, where, rate).measured
+    plan = Plan(seed=0, rounds=1, seconds=0)
+    _run(cases(counts), row, _data_table, plan, like="*", out=out, device=where, threads=threads)
+
+
+def _data_table(rows: Sequence[LoadingRow]) -> list[Column]:
+    """The table for a terminal."""
+    headers = ("open s", "again s", "cold /s", "warm /s", "step /s", "warm / step")
+    numbers = ((r.open_s, r.again_s, r.cold, r.warm, r.step, r.fed) for r in rows)
+    cells = [tuple(f"{n:.4g}" for n in each) for each in numbers]
+    return _columns(headers, [(r.case, *c) for r, c in zip(rows, cells, strict=True)])
 
 
 # ------------------------------------------------------------------------------------ all of them

@@ -40,17 +40,20 @@ def show(
 def toy(out: Out = Path("toy")) -> None:
     """Draw where methods and wrappers lead on two quadratic losses in the plane."""
     from mtlbench.diagnose import toy as two_losses
+    from mtlbench.drawing import write_png, write_svg
     from mtlbench.files import check_writable, write_csv
 
     check_writable(out)
     plan = two_losses.Plan.read()
     ways = two_losses.trajectories(plan)
     write_csv(ways, out / "toy.csv")
-    two_losses.plot(ways, plan, out / "toy.png")
+    figure = two_losses.plot(ways, plan)
+    write_png(figure, out / "toy.png")
+    write_svg(figure, out / "toy.svg", "ways of methods and wrappers on two losses")
     ends = two_losses.summary(ways)
     table = Table(*ends.columns, title="means over the last 50 steps")
     for row in ends.itertuples(index=False):
         table.add_row(*(value if isinstance(value, str) else f"{value:.4f}" for value in row))
     console.print(table)
-    for name in ("toy.csv", "toy.png"):
+    for name in ("toy.csv", "toy.png", "toy.svg"):
         say(f"wrote {out / name}")

@@ -20,11 +20,12 @@ def page(
     ),
 ) -> None:
     """Turn a folder of records into one HTML file that needs no network."""
+    from mtlbench.boards.outputs import why
     from mtlbench.boards.page import page as html
     from mtlbench.files import check_writable, write_atomically
 
     check_writable(out.parent)
     boards, records, _ = read_boards(folder)
-    text = html(boards, records)
+    text = html(boards, records, why(out.parent))
     write_atomically(out, lambda temporary: temporary.write_bytes(text.encode()))
     say(f"wrote {out}")

@@ -11,7 +11,7 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
-from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, end, execute_all
+from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, Workers, begin, end, execute_all
 from mtlbench.cli.terminal import say
 from mtlbench.registry import SHARPNESS, baseline
 
@@ -56,9 +56,13 @@ def run(
     deterministic: Annotated[
         bool, typer.Option("--deterministic", help="The same bits every time; slower on a GPU.")
     ] = False,
+    rows: Annotated[
+        str, typer.Option(help="auto, whole or streamed: how a large Jacobian is held.")
+    ] = "auto",
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
+    workers: Workers = None,
     retry: Retry = None,
     log: Log = None,
     checkpoint: Checkpoint = 60.0,
@@ -77,7 +81,7 @@ def run(
     from mtlbench.runs.sweep import grid
 
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
-    how["logs"] = log or ()
+    how |= {"logs": log or (), "workers": workers}
     numerics = Numerics.of(
         precision=precision,
         channels_last=channels_last,
@@ -86,7 +90,7 @@ def run(
         deterministic=deterministic,
     )
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
-    steps: Any = {"gradient_scale": gradient_scale, "clip_norm": clip_norm}
+    steps: Any = {"rows": rows, "gradient_scale": gradient_scale, "clip_norm": clip_norm}
     base = RunSpec(task, "", None, 0, *common, numerics=numerics, **steps)
     runs = grid(base, method, wanted, seed or [0])
     failed = execute_all(runs, out, **how)

@@ -35,7 +35,12 @@ Retry = Annotated[
     str | None, typer.Option(help="'failed': try runs again that failed or diverged.")
 ]
 Log = Annotated[
-    list[str] | None, typer.Option(help="Where learning curves go besides CSV: tensorboard.")
+    list[str] | None,
+    typer.Option(help="tensorboard: learning curves; gradients:every=N: how tasks conflict."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that fetch each run's batches ahead; as many as pay."),
 ]
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Least seconds between two checkpoints of a run.")
@@ -74,6 +79,7 @@ def sweep(
     ] = None,
     checkpoint: Checkpoint = 60.0,
     log: Log = None,
+    workers: Workers = None,
 ) -> None:
     """Run all of a specification that is not done; resumes what was interrupted."""
     from mtlbench.runs.plan import SweepSpec
@@ -99,6 +105,7 @@ def sweep(
         gpus=gpus,
         checkpoint=checkpoint,
         logs=log or (),
+        workers=workers,
     )
     if tried and not (status or dry_run):
         say("trials, on seeds that are not reported:")
@@ -173,12 +180,14 @@ def execute_all(
     gpus: float | None = None,
     checkpoint: float = 60.0,
     logs: Sequence[str] = (),
+    workers: int | None = None,
 ) -> list[RunRecord]:
     """Run what is not done yet, and show how it goes.
 
     Returns:
         Records of the runs that failed now.
     """
+    from mtlbench.data.loader import check_workers
     from mtlbench.files import check_writable
     from mtlbench.runs.curves import check_logs
     from mtlbench.runs.store import Store
@@ -188,6 +197,7 @@ def execute_all(
     if retry not in (None, "failed"):
         raise UsageError(f"--retry takes 'failed', not {retry!r}")
     check_logs(logs)
+    check_workers(workers)
     check_writable(folder)
     store = Store(folder)
     tidy(runs, store)
@@ -214,6 +224,7 @@ def execute_all(
             threads=threads,
             checkpoint_seconds=checkpoint,
             logs=logs,
+            workers=workers,
             watch=view.watch,
             on_record=finished,
         )

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mtlbench.diagnose.opened import kept, record_at
 from mtlbench.engine.randomness import evaluation_mode
 from mtlbench.errors import UsageError
 from mtlbench.files import write_atomically
 from mtlbench.interfaces import InputGroup, MultiTaskModel, Picture, Task
 from mtlbench.registry import TASKS, Spec, identifying
-from mtlbench.runs.record import RunRecord, read_record
+from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import build_task
-from mtlbench.runs.store import Store
-from mtlbench.training.weights import read_state
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,36 +55,19 @@ def opened(
     if run is None:
         task, _ = build_task(spec, None, data)
         return task, None, f"{task.info.title}: {task.data_source}"
-    if not run.is_file():
-        raise UsageError(f"there is no record at {run}")
-    record = read_record(run)
-    identity = record.identity
-    _check(spec, record, run)
-    task, _ = build_task(Spec(spec.name, identity.task_options), identity.protocol, data)
-    if task.protocol.version != identity.protocol_version:
-        raise UsageError(
-            f"{run} is of version {identity.protocol_version} of protocol {identity.protocol!r}, "
-            f"which now is version {task.protocol.version}"
-        )
-    kept = Store(run.parent).model_path(identity)
-    if not kept.is_file():
-        raise UsageError(
-            f"{run} has no model at {kept}; give the run's command again with --keep-model: "
-            f"{record.provenance.command}"
-        )
-    model = task.build_model(identity.architecture)
-    try:
-        model.load_state_dict(read_state(kept))
-    except RuntimeError as error:
-        raise UsageError(f"{kept} does not fit {identity.architecture!r}: {error}") from error
-    (phase,) = record.phases
-    name = f"{' x '.join(record.titles)}, seed {identity.seed}, epoch {phase.selected_epoch}"
-    trained = "" if identity.data_source == task.data_source else f" ({identity.data_source})"
-    return task, model, f"{task.info.title}: {task.data_source}\n{name}{trained}"
+    _check(spec, record_at(run), run)
+    found = kept(run, data)
+    identity = found.record.identity
+    trained = f" ({identity.data_source})" if found.data_differ else ""
+    return (
+        found.task,
+        found.model,
+        f"{found.task.info.title}: {found.task.data_source}\n{found.name}{trained}",
+    )
 
 
 def _check(spec: Spec, record: RunRecord, run: Path) -> None:
-    """Refuse a record that has no model for this task."""
+    """Refuse a record of another task."""
     cls, options = TASKS.resolve(spec)
     identity = record.identity
     if identity.task != cls.info.name:
@@ -93,12 +75,6 @@ def _check(spec: Spec, record: RunRecord, run: Path) -> None:
     wanted = identifying(cls, options)
     if spec.options and wanted != identity.task_options:
         raise UsageError(f"{run} is of options {identity.task_options}, not {wanted}")
-    if record.status != "ok":
-        raise UsageError(f"{run} has no model: the run {record.status}")
-    if len(record.phases) != 1:
-        raise UsageError(
-            f"{run} has no model: it trained {len(record.phases)}, and only a run of one keeps it"
-        )
 
 
 # ------------------------------------------------------------------------------------ rows

@@ -5,10 +5,8 @@ r"""Two quadratic losses in the plane: where methods and wrappers lead, to look 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.resources import files
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +17,25 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from mtlbench.files import write_atomically
+from mtlbench.drawing import COLOURS, INK, MARKERS, figure_of, legend, title
 from mtlbench.interfaces import InputGroup, MultiTaskModel
 from mtlbench.registry import SHARPNESS
 from mtlbench.training.stepper import Stepper
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CENTRES = {"f1": (2.0, -1.0), "f2": (-2.0, 1.0)}
 CURVATURES = {"f1": (2.0, 1.0), "f2": (1.0, 2.0)}
 DOMAIN = (-5.0, 5.0), (-3.0, 3.0)
+_LAST = 50
+"""Steps that count as the end of a way."""
+_ARROWS = (0.15, 0.45, 0.75)
+"""Shares of a way's length where an arrow points ahead."""
+_SMOOTH = 12
+_STILL = 1e-3
+"""Length of a way that leads nowhere."""
 
 
 class _Part(BaseModel):
@@ -120,7 +126,7 @@ def trajectories(plan: Plan) -> pd.DataFrame:
     return pd.concat([trajectory(cell, plan) for cell in cells], ignore_index=True)
 
 
-def summary(ways: pd.DataFrame, last: int = 50) -> pd.DataFrame:
+def summary(ways: pd.DataFrame, last: int = _LAST) -> pd.DataFrame:
     """Where each cell ends: means over its last steps, how far they scatter, and the distance from
     the Pareto set."""
     front = pareto_set(2001)
@@ -136,44 +142,83 @@ def summary(ways: pd.DataFrame, last: int = 50) -> pd.DataFrame:
 
 
 # ------------------------------------------------------------------------------------ plot
-def plot(ways: pd.DataFrame, plan: Plan, path: Path) -> None:
-    """One panel a group of cells; the ending of ``path`` names the format."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+def plot(ways: pd.DataFrame, plan: Plan) -> Figure:
+    """A row a group of cells: all of the way there, and what is around its ends.
 
-    figure = Figure(figsize=(7 * len(plan.panels), 5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(plan.panels), squeeze=False)
-    for ax, panel in zip(axes.flat, plan.panels, strict=True):
-        _contours(ax)
-        _paths(ax, ways, panel.cells)
-        ax.set_title(f"{panel.title}: {plan.steps} steps of {plan.lr:g}", loc="left")
-    ending = path.suffix.removeprefix(".")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, format=ending, dpi=150))
+    A way begins at the square and ends at a mark of its own. Its steps are thin, a running mean of
+    them is bold, and arrows on that point ahead, at shares of its length that differ from way to
+    way: ways that scatter, or lie on top of each other, can be told.
+    """
+    figure, every = figure_of(13, 5 * len(plan.panels), len(plan.panels), 2, share=False)
+    for i, panel in enumerate(plan.panels):
+        whole, ends = every[2 * i : 2 * i + 2]
+        drawn = [ways[ways["cell"] == str(cell)] for cell in panel.cells]
+        for axes in (whole, ends):
+            _contours(axes)
+        marks = [_way(whole, way, n, len(drawn)) for n, way in enumerate(drawn)]
+        for n, way in enumerate(drawn):
+            _way(ends, way.tail(_LAST), n, len(drawn))
+        _frame(whole, pd.concat(drawn))
+        _frame(ends, pd.concat([way.tail(_LAST) for way in drawn]), 0.35)
+        title(whole, f"{panel.title}: {plan.steps} steps of {plan.lr:g}", 60)
+        title(ends, f"where they end: the last {_LAST} steps", 60)
+        start = whole.plot(*plan.start, "s", color=INK, markersize=9, label="start")
+        legend(ends, [*start, *marks, ends.get_lines()[0]], "best")
+    return figure
 
 
-def _contours(ax: Axes) -> None:
+def _contours(axes: Axes) -> None:
     sides = [torch.linspace(*limits, 201, dtype=torch.float64) for limits in DOMAIN]
     x = torch.stack(torch.meshgrid(*sides, indexing="xy"), dim=-1)
-    for objective, colour in zip(CENTRES, ("tab:blue", "tab:orange"), strict=True):
+    axes.plot(*pareto_set().T, color=COLOURS[-1], linewidth=5, alpha=0.5, label="Pareto set")
+    for objective, colour in zip(CENTRES, (COLOURS[0], COLOURS[1]), strict=True):
         values = loss(objective, x, x).numpy()
         levels = [0.25, 1, 2, 4, 8, 14]
-        ax.contour(*(s.numpy() for s in sides), values, levels, colors=colour, alpha=0.35)
-        ax.plot(*CENTRES[objective], "*", color=colour, markersize=10)
-        ax.annotate(objective, CENTRES[objective], xytext=(6, -12), textcoords="offset points")
-    ax.plot(*pareto_set().T, color="0.6", linewidth=4, alpha=0.6, label="Pareto set")
-    ax.set_xlabel("$x_1$")
-    ax.set_ylabel("$x_2$")
+        axes.contour(*(s.numpy() for s in sides), values, levels, colors=colour, alpha=0.35)
+        axes.plot(*CENTRES[objective], "*", color=colour, markersize=10)
+        axes.annotate(
+            objective, CENTRES[objective], xytext=(6, -12), textcoords="offset points", color=INK
+        )
+    axes.set_xlabel("$x_1$")
+    axes.set_ylabel("$x_2$")
 
 
-def _paths(ax: Axes, ways: pd.DataFrame, cells: Sequence[Cell]) -> None:
-    drawn = [ways[ways["cell"] == str(cell)] for cell in cells]
-    for way in drawn:
-        (line,) = ax.plot(way["x1"], way["x2"], linewidth=1.2, label=way["cell"].iloc[0])
-        ax.plot(way["x1"].iloc[-1], way["x2"].iloc[-1], "o", color=line.get_color(), markersize=5)
-    points = pd.concat(drawn)[["x1", "x2"]]
-    low, high = points.min(), points.max()
-    pad = 0.15 * (high - low).max()
-    ax.set_xlim(low["x1"] - pad, high["x1"] + pad)
-    ax.set_ylim(low["x2"] - pad, high["x2"] + pad)
-    ax.legend(frameon=False, fontsize=8)
+def _way(axes: Axes, way: pd.DataFrame, n: int, count: int) -> Any:
+    """A way with its arrows and its end; returns what stands for it in the legend."""
+    colour, mark = COLOURS[n + 2 if n + 2 < len(COLOURS) else n - 5], MARKERS[n % len(MARKERS)]
+    points = way[["x1", "x2"]].to_numpy()
+    axes.plot(*points.T, color=colour, linewidth=0.6, alpha=0.3)
+    mean = _running_mean(points)
+    axes.plot(*mean.T, color=colour, linewidth=2.8 - 1.4 * n / count)
+    lengths = np.linalg.norm(np.diff(mean, axis=0), axis=1).cumsum()
+    for share in _ARROWS if lengths[-1] > _STILL else ():
+        at = int(np.searchsorted(lengths, (share + 0.2 * n / count) * lengths[-1]))
+        arrow = {"arrowstyle": "-|>", "color": colour, "mutation_scale": 18, "linewidth": 0}
+        axes.annotate("", mean[at + 1], mean[at], arrowprops=arrow, zorder=4)
+    (end,) = axes.plot(
+        *points[-1:].T,
+        mark,
+        color=colour,
+        markeredgecolor=INK,
+        markeredgewidth=0.7,
+        markersize=9,
+        linestyle="",
+        label=f"{way['cell'].iloc[0]}: end",
+        zorder=5,
+    )
+    return end
+
+
+def _running_mean(points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over up to so many steps on either side, as many before as after: both ends stay."""
+    n = len(points)
+    halves = [min(_SMOOTH, i, n - 1 - i) for i in range(n)]
+    return np.stack([points[i - h : i + h + 1].mean(0) for i, h in enumerate(halves)])
+
+
+def _frame(axes: Axes, points: pd.DataFrame, share: float = 0.15) -> None:
+    """Show some points, and a margin around them."""
+    low, high = points[["x1", "x2"]].min(), points[["x1", "x2"]].max()
+    pad = share * max((high - low).max(), 0.05)
+    axes.set_xlim(low["x1"] - pad, high["x1"] + pad)
+    axes.set_ylim(low["x2"] - pad, high["x2"] + pad)

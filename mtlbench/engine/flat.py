@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mtlbench.engine.rows import GradientRows, Layout, views
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Move, MultiTaskModel, Parameters, Shift
 from mtlbench.torch_private import set_versions
@@ -35,13 +36,16 @@ class FlatParameters(Layout, Parameters):
     Args:
         model: its trainable parameters are moved into the buffer; frozen ones are left alone.
         objectives: order of the heads; heads of other objectives are left alone.
+        rows: when a Gramian is made without a whole Jacobian, see :class:`Streamer`.
 
     Raises:
         UsageError: there is nothing to train, or parameters differ in dtype or device.
     """
 
-    def __init__(self, model: MultiTaskModel, objectives: Sequence[str]) -> None:
-        super().__init__(model, objectives)
+    def __init__(
+        self, model: MultiTaskModel, objectives: Sequence[str], rows: RowsMode = "auto"
+    ) -> None:
+        super().__init__(model, objectives, rows)
         self.model, self.objectives = model, list(objectives)
         self.data = torch.cat([p.detach().reshape(-1) for p in self.params])
         self._bind_all()
@@ -54,10 +58,10 @@ class FlatParameters(Layout, Parameters):
         self.point = 0
         """Names the present position of the parameters; a shift changes it, its end restores it."""
 
-    def __getstate__(self) -> tuple[MultiTaskModel, list[str]]:
-        return self.model, self.objectives
+    def __getstate__(self) -> tuple[MultiTaskModel, list[str], RowsMode]:
+        return self.model, self.objectives, self.streamer.mode
 
-    def __setstate__(self, state: tuple[MultiTaskModel, list[str]]) -> None:
+    def __setstate__(self, state: tuple[MultiTaskModel, list[str], RowsMode]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     def _allocate(self) -> None:
@@ -215,6 +219,10 @@ class FlatParameters(Layout, Parameters):
                 self.data[segment].copy_(self._anchor[segment])
             self._set_versions(versions)
             self.point = 0
+
+    def displacement(self) -> Tensor:
+        """How far the shared parameters are displaced, (P,), within :meth:`shifted`."""
+        return self.data[self.shared] - self._anchor[self.shared]
 
     def _set_versions(self, versions: Sequence[int]) -> None:
         # Writing through the buffer bypasses autograd's version counters: without this, a backward

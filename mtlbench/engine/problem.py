@@ -323,6 +323,10 @@ class BatchProblem(StepProblem):
         moves = descent(self._optimizer, self.flat, [update.shared, *update.heads], bare=bare)
         return Update(moves[0], moves[1:])
 
+    def before_move(self, weights: Tensor | None) -> None:
+        """For who looks on: the step is computed, the parameters are where they were. ``weights``
+        are those of the tasks that take part, where there are such."""
+
     def undo_statistics(self) -> None:
         """Running statistics and other buffers as before the step, for one that is skipped."""
         self._buffers.restore()

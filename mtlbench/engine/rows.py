@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
+from mtlbench.engine.stream import RowsMode, Streamer
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import MultiTaskModel
 
@@ -19,12 +20,15 @@ class Layout:
     Args:
         model: its trainable parameters are laid out; frozen ones are left alone.
         objectives: order of the heads; heads of other objectives are left alone.
+        rows: when a Gramian is made without a whole Jacobian.
 
     Raises:
         UsageError: there is nothing to train, or parameters differ in dtype or device.
     """
 
-    def __init__(self, model: MultiTaskModel, objectives: Sequence[str]) -> None:
+    def __init__(
+        self, model: MultiTaskModel, objectives: Sequence[str], rows: RowsMode = "auto"
+    ) -> None:
         shared, heads = model.parameter_roles(objectives)
         self.shared_params = shared
         self.all_head_params = heads
@@ -44,6 +48,7 @@ class Layout:
         names = {id(p): name for name, p in model.named_parameters()}
         self.layer_names = [names[id(p)] for p in shared]
         self.layer_sizes = [p.numel() for p in shared]
+        self.streamer = Streamer(shared, rows)
         self.use(range(len(heads)))
         self.bound: tuple[GradientRows, int] | None = None
         """Where the parameters' ``grad`` was bound to in this step."""
@@ -95,6 +100,11 @@ class GradientRows:
         self.jacobian, self.rows = self._jacobian[:n_rows], self._rows[:n_rows]
         self.heads = [self._heads[k] for k in self._layout.tasks]
         return self
+
+    @property
+    def head_views(self) -> list[list[Tensor]]:
+        """``heads`` in their parameters' shapes."""
+        return [self._head_views[k] for k in self._layout.tasks]
 
     def zero_(self) -> GradientRows:
         """Set every gradient to zero."""

@@ -125,6 +125,7 @@ def _restricted_step(
         raise
     if not np.isfinite(total):
         return skip(problem.first_losses, update.weights, "non-finite gradient")
+    problem.before_move(update.weights)
     flat.grad.bind()
     optimizer.step()
     after: list[Tensor] = []

@@ -15,9 +15,18 @@ from torch import Tensor
 
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.rows import GradientRows
+from mtlbench.engine.stream import NotStreamableError
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import GradientView, HeadPolicy, Move, Passes, PointView, Update
-from mtlbench.interfaces.gradients import product, scaled
+from mtlbench.interfaces import (
+    GradientView,
+    GramianPoint,
+    HeadPolicy,
+    Move,
+    Passes,
+    PointView,
+    Update,
+)
+from mtlbench.interfaces.gradients import inner_products, product, scaled
 
 
 class NonFiniteError(ArithmeticError):
@@ -70,7 +79,11 @@ class Source(Protocol):
 
 
 class PlainView(PointView):
-    """All gradients at one point: nothing, one backward pass, or K of them, by demand."""
+    """All gradients at one point: nothing, one backward pass, or K of them, by demand.
+
+    Where nothing but the Gramian is asked for of a large Jacobian, that is never whole: see
+    :class:`~mtlbench.engine.stream.Streamer`. The weighted sum is then one backward pass more.
+    """
 
     def __init__(
         self, problem: Source, losses: Tensor | None = None, *, keep: bool = False
@@ -90,8 +103,14 @@ class PlainView(PointView):
         self.losses = here if losses is None else losses
         self.generator = problem.generator
         self._rows: GradientRows | None = None
+        self._shown = False
         self._one: GradientRows | None = None
         self._in_one = -1
+        self._gramian: Tensor | None = None
+        self._streamed: GradientRows | None = None
+        """Has the heads' gradients that a stream has found."""
+        self._spare: GradientRows | None = None
+        """The same, as long as its row is free."""
         self._representation: tuple[Tensor, list[Tensor]] | None = None
 
     def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
@@ -155,9 +174,45 @@ class PlainView(PointView):
         return self._representation
 
     def jacobian(self) -> Tensor:
+        self._shown = True
         return self._dense().jacobian
 
+    def unseen_rows(self) -> GradientRows | None:
+        """The rows that this view has made, if nobody was given them: who writes to them has to let
+        the view forget them."""
+        return None if self._shown else self._rows
+
+    def forget_rows(self) -> None:
+        """The rows are another's now."""
+        self._rows = None
+
+    def gramian(self, at: GramianPoint = "shared") -> Tensor:
+        if at != "shared":
+            return super().gramian(at)
+        if self._gramian is None and self._rows is None:
+            self._gramian = self._stream()
+        if self._gramian is None:
+            self._gramian = inner_products(self._dense().jacobian)
+        return self._gramian
+
+    def _stream(self) -> Tensor | None:
+        """The Gramian without a whole Jacobian; None if this is not wanted, or not possible."""
+        flat, streamer = self._problem.flat, self._problem.flat.streamer
+        graph = self._take_graph(keep=True)
+        if self._keep or not streamer.wanted(self.n_tasks, graph.groups):
+            return None  # a view that is kept is asked for its rows
+        try:
+            stream = streamer.stream(graph.apart, flat.head_params)
+        except NotStreamableError as reason:
+            streamer.log(reason)
+            return None
+        self._streamed = self._spare = flat.rows(1)
+        self._problem.passes.backward += sum(loss.requires_grad for loss in graph.apart)
+        return stream.gramian(self._streamed.head_views)
+
     def head_grads(self) -> Sequence[Tensor]:
+        if self._rows is None and self._streamed is not None:
+            return self._streamed.heads
         if self._rows is None and self._representation is not None:
             return self._representation[1]
         return self._dense().heads
@@ -168,7 +223,11 @@ class PlainView(PointView):
     def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
         w, flat = weights.detach(), self._problem.flat
         if self._rows is not None:
-            return product(w, self._rows.jacobian, self._rows.heads, heads)
+            J = self._rows.jacobian
+            shared = torch.mv(J.T, w.to(J), out=flat.rows(1).rows[0])
+            return Update(shared, scaled(self._rows.heads, w, heads), w)
+        if self._streamed is not None:
+            return self._combine_streamed(w, self._streamed.heads, heads)
         visible = flat.trunk_only and not self._opaque
         if visible and (heads == "unit" or self._representation is not None):
             return self._combine_at_representation(w, heads)
@@ -179,6 +238,17 @@ class PlainView(PointView):
         graph = self._take_graph(keep=False)
         backward((w * graph.losses).sum(), self._problem.passes, graph.groups, keep=self._keep)
         return Update(rows.rows[0], rows.heads, w)
+
+    def _combine_streamed(self, w: Tensor, own: Sequence[Tensor], heads: HeadPolicy) -> Update:
+        """One weighted backward pass; the gradients of the heads' parameters are known."""
+        flat, rows, self._spare = self._problem.flat, self._spare, None
+        rows = flat.rows(1) if rows is None else rows
+        rows.bind()
+        graph = self._take_graph(keep=False)
+        total = (w * graph.losses).sum()
+        total.backward(inputs=flat.shared_params, retain_graph=self._keep)
+        self._problem.passes.backward += graph.groups
+        return Update(rows.rows[0], scaled(own, w, heads), w)
 
     def _combine_at_representation(self, w: Tensor, heads: HeadPolicy) -> Update:
         """Head gradients one by one, then a single backward pass through the trunk."""
@@ -238,11 +308,28 @@ class ShiftedView(GradientView):
 
     def _dense(self) -> GradientRows:
         if self._rows is None:
-            rows = self._problem.flat.rows(self.n_tasks)
-            for point in range(len(self._points)):
-                self._differentiate(point, rows)
-            self._rows, self._heads = rows, rows.heads
+            base = self._base if isinstance(self._base, PlainView) else None
+            rows = None if base is None else base.unseen_rows()
+            if base is None or rows is None:
+                rows = self._problem.flat.rows(self.n_tasks)
+                for point in range(len(self._points)):
+                    self._differentiate(point, rows)
+                self._heads = rows.heads
+            else:  # a row of the base is of no use once it is subtracted
+                self._heads = self._replace(rows)
+                base.forget_rows()
+            self._rows = rows
         return self._rows
+
+    def _replace(self, rows: GradientRows) -> Sequence[Tensor]:
+        """Write each row over the base's, where nobody but this view reads it; the heads'
+        gradients."""
+        one = self._problem.flat.rows(1)
+        for k in range(self.n_tasks):
+            one.rows[0].zero_()
+            self._differentiate(k, one, 0)
+            rows.rows[k].copy_(one.rows[0])
+        return one.heads
 
     def jacobian(self) -> Tensor:
         return self._dense().jacobian
@@ -256,7 +343,7 @@ class ShiftedView(GradientView):
     def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
         w = weights.detach()
         if self._rows is not None:
-            return product(w, self._rows.jacobian, self._rows.heads, heads)
+            return product(w, self._rows.jacobian, self.head_grads(), heads)
         one, total = self._problem.flat.rows(1), self._problem.flat.rows(1).rows[0]
         for k in range(self.n_tasks):
             one.rows[0].zero_()

@@ -80,6 +80,8 @@ class MethodInfo:
             ``"baseline"`` is the method that run times are compared with, everything else is a
             ``"method"``.
         backwards: backward passes through the trunk a step, without a wrapper.
+        whole_rows: whether it reads rows of gradients, so that all of them have to be held; else
+            it is content with their inner products.
         extra_forwards: forward passes a step beyond the first.
         claims: what ``mtlbench check`` holds the method to, with its default options.
         version: of the numbers that the method yields, part of what a run is: raise it with any
@@ -98,17 +100,29 @@ class MethodInfo:
     scale: Literal["sum", "mean", "own"] = "own"
     role: Literal["method", "baseline", "reference"] = "method"
     backwards: Literal["one", "per-task"] = "one"
+    whole_rows: bool = False
     extra_forwards: int = 0
     claims: tuple[Claim, ...] = ()
     version: int | None = None
     discontinuous: str = ""
     further: Further | None = None
 
-    def passes(self, n_tasks: int) -> Passes:
+    @property
+    def streams(self) -> bool:
+        """Whether its Jacobian can be streamed."""
+        return self.backwards == "per-task" and not self.whole_rows
+
+    def passes(self, n_tasks: int, *, streamed: bool = False) -> Passes:
         """What a step costs without a wrapper, on inputs that all tasks share; a look beforehand is
-        not in it, see :meth:`looks`."""
+        not in it, see :meth:`looks`.
+
+        Args:
+            n_tasks: K.
+            streamed: whether the Jacobian is, of a method for which it can be: its rows are not
+                there any more when the weights are, which makes a backward pass more.
+        """
         if self.backwards == "per-task":
-            return Passes(1 + self.extra_forwards, n_tasks)
+            return Passes(1 + self.extra_forwards, n_tasks + (streamed and self.streams))
         alone = (
             n_tasks if self.head_policy == "unit" else 0
         )  # heads, as the trunk's pass is weighted

@@ -113,6 +113,18 @@ class StepProblem(ABC):
             UsageError: the problem knows no optimizer.
         """
 
+    def note(  # noqa: B027 (where nobody looks on there is nothing to do)
+        self, name: str, values: Tensor, only: Sequence[str] | None = None
+    ) -> None:
+        """Say something to whoever looks on at the step; nobody else hears it.
+
+        Args:
+            name: what it is.
+            values: a number for each of ``only`` (all by default), (K',), or for each of n samples,
+                (n, K').
+            only: objectives.
+        """
+
     @abstractmethod
     def evaluation_mode(self) -> AbstractContextManager[None]:
         """The network in evaluation mode within."""

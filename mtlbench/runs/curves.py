@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mtlbench.errors import UsageError
-from mtlbench.files import write_atomically
+from mtlbench.registry import Spec
+from mtlbench.runs.gradients import GradientOptions
+from mtlbench.runs.growing import GrowingTable
 from mtlbench.training.history import Epoch
 
-LOGS = ("tensorboard",)
-"""Where curves can go besides the CSV file."""
+LOGS = ("tensorboard", "gradients")
+"""Where curves can go besides the CSV file; and the task gradients, which are no curves."""
 
 
 class Curves:
@@ -26,29 +27,20 @@ class Curves:
 
     def __init__(self, path: Path, logs: Iterable[str] = ()) -> None:
         self.path = path
-        self._columns: list[str] = []
-        self._writers: list[Any] = [_writer(path.with_suffix("")) for _ in logs]
+        self._table = GrowingTable(path)
+        boards = [log for log in logs if log == LOGS[0]]
+        self._writers: list[Any] = [_writer(path.with_suffix("")) for _ in boards]
 
     def begin(self, phase: int, objectives: Iterable[str], epochs: Iterable[Epoch]) -> None:
         """A phase begins, or goes on after these epochs: rows of later ones are dropped."""
         self._phase, self._objectives = phase, list(objectives)
-        kept = [] if phase == 0 else [r for r in self._rows() if int(r["phase"]) < phase]
-        rows = [*kept, *(self._row(n, epoch) for n, epoch in enumerate(epochs))]
-        self._columns = list(dict.fromkeys(name for row in rows for name in row))
-        if rows:
-            self._rewrite(rows)
-        else:
-            self.path.unlink(missing_ok=True)
+        rows = [self._row(n, epoch) for n, epoch in enumerate(epochs)]
+        self._table.begin(lambda row: int(row["phase"]) < phase, rows)
 
     def add(self, n: int, epoch: Epoch) -> None:
         """Epoch ``n`` of the phase has ended."""
         row = self._row(n, epoch)
-        if set(row) - set(self._columns):
-            self._columns = list(dict.fromkeys([*self._columns, *row]))
-            self._rewrite([*self._rows(), row])
-        else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+        self._table.add([row])
         for writer in self._writers:
             for name, value in row.items():
                 if name not in ("phase", "epoch"):
@@ -69,21 +61,6 @@ class Curves:
         row |= {f"val/{name}": value for name, value in epoch.val.metrics.items()}
         return row | {"selection": epoch.selection_score, "skipped": epoch.skipped_steps}
 
-    def _rows(self) -> list[dict[str, Any]]:
-        if not self.path.exists():
-            return []
-        with self.path.open(newline="") as file:
-            return list(csv.DictReader(file))
-
-    def _rewrite(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        def write(temporary: Path) -> None:
-            with temporary.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(rows)
-
-        write_atomically(self.path, write)
-
 
 def check_logs(logs: Iterable[str]) -> None:
     """Refuse logs that cannot be written.
@@ -92,10 +69,21 @@ def check_logs(logs: Iterable[str]) -> None:
         UsageError: an unknown log, or what it needs is not installed.
     """
     for log in logs:
-        if log not in LOGS:
+        spec = Spec.parse(log)
+        if spec.name not in LOGS:
             raise UsageError(f"unknown log {log!r}; valid: {', '.join(LOGS)}")
-        if find_spec("tensorboard") is None:
+        if spec.name == LOGS[1]:
+            GradientOptions.of(spec)
+        elif spec.options:
+            raise UsageError(f"log {spec.name!r} has no options, got {log!r}")
+        elif find_spec("tensorboard") is None:
             raise UsageError("TensorBoard is not installed: pip install 'mtlbench[tensorboard]'")
+
+
+def gradient_options(logs: Iterable[str]) -> GradientOptions | None:
+    """How gradients are to be logged, if they are."""
+    wanted = [spec for spec in map(Spec.parse, logs) if spec.name == LOGS[1]]
+    return GradientOptions.of(wanted[-1]) if wanted else None
 
 
 def _writer(folder: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,14 +11,16 @@ from typing import Any
 
 import torch
 
+from mtlbench.data.loader import default_workers
 from mtlbench.engine.numerics import deterministic
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.runs.code import published
-from mtlbench.runs.curves import Curves
+from mtlbench.runs.curves import Curves, gradient_options
 from mtlbench.runs.events import Event, StoppedError, Watch, unwatched
+from mtlbench.runs.gradients import GradientFile
 from mtlbench.runs.provenance import Provenance, commit, source, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
 from mtlbench.runs.spec import Run, RunSpec, command, prepare
@@ -27,6 +30,9 @@ from mtlbench.training.history import Phase
 from mtlbench.training.trainer import Trainer
 from mtlbench.training.verdict import check_metrics, check_skips, origin
 
+ASKED = re.compile(r"[Tt]ried to allocate (\d[\d.]*) (\w+)")
+"""What torch's allocators say of a request that they cannot meet."""
+
 
 @dataclass(frozen=True)
 class Load:
@@ -35,10 +41,12 @@ class Load:
     Args:
         threads: of torch, which numbers depend on.
         jobs: runs that are made at a time, which step times depend on; None where nobody knows.
+        workers: processes that fetch its batches ahead; None for as many as pay.
     """
 
     threads: int = 1
     jobs: int | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,8 @@ class Watching:
     Args:
         watch: hears of its events, and may stop it.
         checkpoint_seconds: least time between two checkpoints; there is one at most an epoch.
-        logs: where its learning curves go besides a CSV file, of :data:`.curves.LOGS`.
+        logs: where its learning curves go besides a CSV file, and whether its task gradients are
+            logged: of :data:`.curves.LOGS`, with options.
     """
 
     watch: Watch = unwatched
@@ -82,13 +91,13 @@ def execute(
     curves = Curves(store.curves_path(run.identity), watching.logs)
     with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
         try:
-            outcome = _train(run, store, watching, curves)
+            outcome = _train(run, store, watching, curves, _workers(run, load))
         except StoppedError:
             raise
         except DivergedError as error:
             record = failure(run, "diverged", str(error), started, load)
         except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-            record = failure(run, "failed", _reason(error), started, load)
+            record = failure(run, "failed", _reason(error, run), started, load)
         else:
             outcome["peak_memory_mb"] = memory.megabytes()
             record = _record(run, "ok", "", started, load, **outcome)
@@ -122,10 +131,24 @@ def make(spec: RunSpec, digest: str, store: Store, watching: Watching, load: Loa
     return "" if kept else record.reason
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return f"out of memory: {str(error).partition(chr(10))[0]}"
-    return f"{type(error).__name__}: {error}"
+def _reason(error: Exception, run: Run) -> str:
+    asked = ASKED.search(str(error)) if isinstance(error, RuntimeError) else None
+    if asked is None and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"{type(error).__name__}: {error}"
+    what = str(error).partition("\n")[0]
+    if asked is not None:
+        size, unit = asked.groups()
+        size, unit = (f"{int(size) / 2**30:.4g}", "GiB") if unit == "bytes" else (size, unit)
+        what = f"{size} {unit} were asked for"
+    return f"out of memory: {what}; {_less(run)}"
+
+
+def _less(run: Run) -> str:
+    """What would make a run need less memory."""
+    wrapper = SHARPNESS.build(run.spec.sharpness or SHARPNESS.default)
+    if run.method_info.streams and wrapper.common_point and run.spec.rows != "streamed":
+        return "--rows streamed holds a part of the gradients at a time"
+    return "a protocol with smaller batches or a smaller --arch needs less"
 
 
 def failure(run: Run, status: Status, reason: str, started: str, load: Load) -> RunRecord:
@@ -133,11 +156,21 @@ def failure(run: Run, status: Status, reason: str, started: str, load: Load) -> 
     return _record(run, status, reason, started, load)
 
 
-def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[str, Any]:
+def _workers(run: Run, load: Load) -> int:
+    if load.workers is not None:
+        return load.workers
+    return default_workers(run.device, on_disk=run.spec.data is not None, jobs=load.jobs or 1)
+
+
+def _train(
+    run: Run, store: Store, watching: Watching, curves: Curves, workers: int
+) -> dict[str, Any]:
     """Train every phase, from the checkpoint if there is one."""
     checkpoints = Checkpoints(store.checkpoint_path(run.identity), watching.checkpoint_seconds)
     saved = checkpoints.read()
     done: list[dict[str, Any]] = saved.get("done", [])
+    options = gradient_options(watching.logs)
+    gradients = options and GradientFile(store.gradients_path(run.identity), options)
     for number, objectives in enumerate(run.phases[len(done) :], start=len(done)):
         with seeded(run.spec.seed, run.device):
             trainer = Trainer(
@@ -153,10 +186,15 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 gradient_scale=run.identity.gradient_scale,
                 clip_norm=run.identity.clip_norm,
                 numerics=run.identity.numerics,
+                rows=run.spec.rows,
+                workers=workers,
             )
             if "trainer" in saved:
                 trainer.load_state_dict(saved.pop("trainer"))
             curves.begin(number, objectives, trainer.history)
+            if gradients:
+                gradients.begin(number, objectives, len(trainer.history))
+                trainer.log = gradients.log
 
             def state(trainer: Trainer = trainer) -> dict[str, Any]:
                 return {"done": done, "trainer": trainer.state_dict()}
@@ -167,6 +205,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 check_skips(trainer)
                 latest, epochs = trainer.history[-1], len(trainer.history)
                 curves.add(epochs - 1, latest)
+                if gradients:
+                    gradients.add(epochs - 1)
                 written = checkpoints.offer(state)
                 loss = fmean(latest.train_losses.values())
                 try:
@@ -187,6 +227,8 @@ def _train(run: Run, store: Store, watching: Watching, curves: Curves) -> dict[s
                 "evaluation_seconds": trainer.evaluation_seconds,
             }
         )
+    if gradients:
+        gradients.end()
     summed = ("step_ms", "train_seconds", "evaluation_seconds")
     return {"phases": [each["phase"] for each in done]} | {
         name: sum(each[name] for each in done) for name in summed

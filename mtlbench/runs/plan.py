@@ -26,6 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from mtlbench.engine.numerics import Numerics, Precision
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.interfaces.tasks import GradientScale
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
@@ -135,6 +136,7 @@ class SweepSpec(_Part):
         keep_model: whether the selected epochs' weights are kept.
         precision: of the network's passes, like all up to ``deterministic``, which
             :class:`~mtlbench.engine.numerics.Numerics` explains.
+        rows: how gradients are held, see :class:`~mtlbench.training.stepper.Stepper`.
         reference: whether the single-task reference is added, which a table needs.
         equal_time: whole factors: the baseline without a wrapper is also trained for so many times
             the epochs, each a row of its own, for comparisons at equal time.
@@ -158,6 +160,7 @@ class SweepSpec(_Part):
     compile: bool = False
     accumulate: PositiveInt = 1
     deterministic: bool = False
+    rows: RowsMode = "auto"
     reference: bool = True
     equal_time: list[PositiveInt] = []
     tune: Tune | None = None
@@ -287,6 +290,7 @@ class SweepSpec(_Part):
             self.weights,
             self.keep_model,
             numerics=self.numerics,
+            rows=self.rows,
             **self._steps.get(cell or (method, wrapper), {}),
         )
 

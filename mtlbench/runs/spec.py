@@ -17,6 +17,7 @@ import torch
 from mtlbench.data import check_folder
 from mtlbench.engine.numerics import USUAL, Numerics
 from mtlbench.engine.randomness import seeded
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
 from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
@@ -25,7 +26,7 @@ from mtlbench.runs.code import code_of, code_of_all
 from mtlbench.runs.content import content_of
 from mtlbench.runs.identity import Among, RunIdentity, Weights
 from mtlbench.runs.provenance import Tuning
-from mtlbench.training.stepper import SCALES, build_pair
+from mtlbench.training.stepper import ROWS, SCALES, build_pair
 from mtlbench.training.weights import load_trunk
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ class RunSpec:
         lr: learning rate that training begins with; replaces the protocol's.
         tuning: how its options were chosen, for the record; no part of what the run is.
         numerics: how the network's passes are computed.
+        rows: "auto", "whole" or "streamed", see :class:`~mtlbench.training.stepper.Stepper`; no
+            part of what the run is, as the numbers differ by rounding, as with threads.
         gradient_scale: replaces the protocol's.
         clip_norm: replaces the protocol's.
     """
@@ -69,6 +72,7 @@ class RunSpec:
     lr: float | None = None
     tuning: Tuning | None = None
     numerics: Numerics = USUAL
+    rows: RowsMode = "auto"
     gradient_scale: str | None = None
     clip_norm: float | None = None
 
@@ -127,6 +131,8 @@ def prepare(spec: RunSpec) -> Run:
         raise UsageError(f"seed must be from 0 to 2**64 - 1, not {spec.seed}")
     if spec.lr is not None and not 0 < spec.lr < math.inf:
         raise UsageError(f"lr must be greater than 0, not {spec.lr:g}")
+    if spec.rows not in ROWS:
+        raise UsageError(f"unknown rows {spec.rows!r}; valid: {', '.join(ROWS)}")
     if spec.clip_norm is not None and not 0 < spec.clip_norm < math.inf:
         raise UsageError(f"clip_norm must be greater than 0, not {spec.clip_norm:g}")
     if spec.gradient_scale not in (None, *SCALES):
@@ -265,6 +271,7 @@ def command(run: Run) -> str:
         "--arch": spec.architecture,
         "--weights": spec.weights,
         "--lr": run.identity.lr,
+        "--rows": None if spec.rows == "auto" else spec.rows,
         "--gradient-scale": run.identity.gradient_scale,
         "--clip-norm": run.identity.clip_norm,
     }

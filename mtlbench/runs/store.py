@@ -73,6 +73,10 @@ class Store:
         """File of a run's learning curves, while it goes on."""
         return self.folder / "curves" / f"{identity.stem}.csv"
 
+    def gradients_path(self, identity: RunIdentity) -> Path:
+        """File of the task gradients that a run logged, if it did."""
+        return self.folder / "gradients" / f"{identity.stem}.csv"
+
     def others(self, identity: RunIdentity) -> list[Path]:
         """Records of the same words, of another version of what they mean."""
         words = identity.stem.removesuffix(identity.digest)
@@ -142,7 +146,8 @@ class Store:
     def begun(self) -> set[str]:
         """Stems of the runs of which there is more than a record and a model: somebody is at them,
         or was killed."""
-        names = [*_names(self.folder), *_names(self.folder / "models")]
+        kept = ("models", "gradients")
+        names = [*_names(self.folder), *(n for f in kept for n in _names(self.folder / f))]
         hidden = [name for name in names if name.startswith(".")]
         hidden += _names(self.folder / "checkpoints") + _names(self.folder / "curves")
         return {match[1] for match in map(_OF_RUN.match, hidden) if match}
@@ -150,7 +155,7 @@ class Store:
     def tidy(self, identity: RunIdentity) -> None:
         """Remove what a run that was killed has begun to write. Only for who has claimed it."""
         claim = self.claim_path(identity)
-        for name in ("", "models", "checkpoints", "curves"):
+        for name in ("", "models", "checkpoints", "curves", "gradients"):
             for begun in _names(self.folder / name):
                 if begun.startswith(f".{identity.stem}.") and begun != claim.name:
                     (self.folder / name / begun).unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mtlbench.engine.observe import StepLog
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.step import StepReport
 from mtlbench.interfaces import Batch, InputGroup, Loss, Passes
@@ -62,14 +63,19 @@ class Supplied(Stepper):
     other rows of the inputs, which are tensors."""
 
     def step(
-        self, batch: Batch | InputGroup, loss: Loss, further: Sequence[Batch | InputGroup] = ()
+        self,
+        batch: Batch | InputGroup,
+        loss: Loss,
+        further: Sequence[Batch | InputGroup] = (),
+        *,
+        log: StepLog | None = None,
     ) -> StepReport:
         groups = [batch] if isinstance(batch, InputGroup) else batch
         made = [
             [InputGroup(group.inputs.roll(k, 0), group.targets) for group in groups]
             for k in range(1, self.n_further + 1)
         ]
-        return super().step(batch, loss, further or made)
+        return super().step(batch, loss, further or made, log=log)
 
 
 def stepper(

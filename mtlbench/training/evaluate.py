@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from mtlbench.data.loader import Feed
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.numerics import AS_AROUND, Numerics, compiling
 from mtlbench.engine.randomness import evaluation_mode
@@ -35,17 +38,19 @@ def evaluate(
     objectives: Sequence[str],
     device: torch.device,
     numerics: Numerics = AS_AROUND,
+    workers: int = 0,
 ) -> Scores:
     """Metrics and mean losses of a split, of the objectives that have a label in it; in evaluation
-    mode, the model's mode is restored."""
+    mode, the model's mode is restored. ``workers`` processes fetch batches ahead."""
     of = {metric.name: metric.objective for metric in task.info.metrics}
     home = home_of_doubles(device)
     named = [*task.meters().items(), *task.meters_otherwise().items()]
     meters = [(n, m.to(home)) for n, m in named if of[n] in objectives]
     sums = {name: torch.zeros((), device=home, dtype=torch.float64) for name in objectives}
     counts = dict.fromkeys(objectives, 0)
-    with evaluation_mode(model), numerics.settings(device), compiling():
-        for group in (g.to(device) for batch in task.batches(split, None) for g in batch):
+    fed = Feed(device, workers)(task.batches(split, None))
+    with evaluation_mode(model), numerics.settings(device), compiling(), closing(fed):
+        for group in chain.from_iterable(fed):
             names = [name for name in objectives if name in group.targets]
             if not names:
                 continue

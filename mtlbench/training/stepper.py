@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,10 @@ from mtlbench.engine.inputs import (
     parameters_of,
 )
 from mtlbench.engine.numerics import Numerics, Precision, check_autocast, without_autocast
+from mtlbench.engine.observe import ObservedProblem, StepLog
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.step import NO_LABEL, StepReport, train_step
+from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.interfaces import (
     Batch,
@@ -41,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 MAX_SKIPPED_IN_A_ROW = 20
+ROWS: tuple[str, ...] = typing.get_args(RowsMode)
 SCALES: tuple[str, ...] = typing.get_args(typing.get_type_hints(Protocol)["gradient_scale"])
 
 
@@ -132,6 +136,10 @@ class Stepper:
         channels_last: whether images go through the network with their channels innermost.
         accumulate: in how many parts a batch goes through the network, for the memory of one:
             losses are averaged and gradients summed over the parts, and there is one aggregate.
+        rows: whether the K gradients are held as a whole, (K, P), where a method asks for no more
+            than their Gramian: "whole"; "streamed" holds a part of them at a time, for one backward
+            pass more; "auto" does so for 8 tasks or more that share their inputs, from 128 MiB on.
+            The numbers differ by rounding.
 
     Raises:
         UsageError: an unknown name, or an option of the wrong type or range.
@@ -152,12 +160,15 @@ class Stepper:
         precision: Precision | None = None,
         channels_last: bool = False,
         accumulate: int = 1,
+        rows: RowsMode = "auto",
     ) -> None:
         check_model(model, objectives)
         check_optimizer(optimizer)
         if gradient_scale not in SCALES:
             valid = ", ".join(SCALES)
             raise UsageError(f"unknown gradient_scale {gradient_scale!r}; valid: {valid}")
+        if rows not in ROWS:
+            raise UsageError(f"unknown rows {rows!r}; valid: {', '.join(ROWS)}")
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise UsageError(f"clip_norm={clip_norm} must be positive, or None for no bound")
         self.model, self.optimizer, self.clip_norm = model, optimizer, clip_norm
@@ -175,7 +186,7 @@ class Stepper:
         K = len(self.objectives)
         to_sum = gradient_scale == "sum" and self.methods[0].info.scale == "mean"
         self.scale = float(K) if to_sum else 1.0
-        self.flat = FlatParameters(model, self.objectives)
+        self.flat = FlatParameters(model, self.objectives, rows)
         self.numerics.check(self.flat.data.device)
         for part in (*self.methods, self.wrapper):
             part.to(self.flat.data.device)
@@ -211,6 +222,8 @@ class Stepper:
         batch: Batch | InputGroup,
         loss: Loss,
         further: Sequence[Batch | InputGroup] = (),
+        *,
+        log: StepLog | None = None,
     ) -> StepReport:
         """Train on one batch.
 
@@ -219,10 +232,12 @@ class Stepper:
                 takes no part in the step.
             loss: ``loss(objective, prediction, target)``, a scalar.
             further: ``stepper.n_further`` batches, for a method that looks at them.
+            log: looks on, for instance a :class:`~mtlbench.training.gradients.GradientLog`; the
+                step is the same with it, and its passes are not counted as the step's.
 
         Raises:
             UsageError: the batch, the loss, or what became of the model, is of no use; or further
-                batches are too few or too many.
+                batches are too few or too many; or there is a log, and ``accumulate``.
             DivergedError: too many steps in a row had a non-finite loss or gradient.
         """
         if self._all and list(self.model.heads) != self.objectives:
@@ -230,7 +245,13 @@ class Stepper:
             raise UsageError(f"the heads were {then} and are {now}: build a new Stepper")
         self._check_further(further)
         check_autocast(self.flat.data.device)
-        kind = AccumulatedProblem if self.numerics.accumulate > 1 else BatchProblem
+        kind: Callable[..., BatchProblem] = BatchProblem
+        if self.numerics.accumulate > 1:
+            if log is not None:
+                raise UsageError("a log looks at whole batches: take accumulate=1")
+            kind = AccumulatedProblem
+        elif log is not None and log.wants(self.steps):
+            kind = partial(ObservedProblem, log, self.steps)
         problem = kind(
             self.model,
             self.flat,

@@ -7,6 +7,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,10 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.data.loader import Feed
 from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
+from mtlbench.engine.observe import StepLog
+from mtlbench.engine.stream import RowsMode
 from mtlbench.hardware import Stopwatch, rng_state, set_rng_state
 from mtlbench.interfaces import Task
 from mtlbench.registry import Spec
@@ -48,6 +53,8 @@ class Trainer:
         gradient_scale: instead of the protocol's.
         clip_norm: instead of the protocol's.
         numerics: how the network's passes are computed.
+        rows: see :class:`Stepper`.
+        workers: processes that fetch batches ahead; numbers do not depend on it.
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class Trainer:
         gradient_scale: str | None = None,
         clip_norm: float | None = None,
         numerics: Numerics = USUAL,
+        rows: RowsMode = "auto",
+        workers: int = 0,
     ) -> None:
         protocol = task.protocol
         self.task, self.objectives, self.seed, self.device = task, list(objectives), seed, device
@@ -89,7 +98,9 @@ class Trainer:
             precision=numerics.precision,
             channels_last=numerics.channels_last,
             accumulate=numerics.accumulate,
+            rows=rows,
         )
+        self.feed = Feed(device, workers)
         self.data = TrainingData(task, self.stepper.further, seed)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
@@ -101,6 +112,8 @@ class Trainer:
         """Test scores of the last epochs, whose mean is taken."""
         self._averaged = protocol.average_last or max(1, min(LAST_EPOCHS, protocol.epochs // 3))
         self._warm_up = WARM_UP_STEPS
+        self.log: StepLog | None = None
+        """Looks on at steps; those that it wants are left out of the times of a step."""
 
     def fit(
         self,
@@ -151,21 +164,22 @@ class Trainer:
         total = torch.zeros(len(self.objectives), device=self.device)
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
-        for batch in self.data.epoch(order):
-            groups, *further = (
-                [group.to(self.device) for group in each] for each in (batch, *self.data.further())
-            )
-            skipped = self.stepper.skipped
-            with watch.lap():
-                report = self.stepper.step(groups, self.task.loss, further)
-            if not begun:
-                on_first_step()
-            begun = True
-            if self.stepper.skipped > skipped:
-                self.skips[report.skipped] += 1
-            if not report.skipped and report.losses is not None:
-                total += report.losses.nan_to_num(0.0)
-                counts += ~report.losses.isnan()
+        alone: list[bool] = []
+        with closing(self.feed(self.data.epoch(order))) as batches:
+            for batch in batches:
+                further = [[g.to(self.device) for g in each] for each in self.data.further()]
+                skipped = self.stepper.skipped
+                alone.append(self.log is None or not self.log.wants(self.stepper.steps))
+                with watch.lap():
+                    report = self.stepper.step(batch, self.task.loss, further, log=self.log)
+                if not begun:
+                    on_first_step()
+                begun = True
+                if self.stepper.skipped > skipped:
+                    self.skips[report.skipped] += 1
+                if not report.skipped and report.losses is not None:
+                    total += report.losses.nan_to_num(0.0)
+                    counts += ~report.losses.isnan()
         mean = total / counts
         if counts.any():
             self.stepper.on_epoch_end(epoch, mean)
@@ -176,7 +190,7 @@ class Trainer:
         elif self.scheduler is not None:
             self.scheduler.step()
         times = watch.seconds()
-        timed = times[self._warm_up :]
+        timed = list(compress(times, alone))[self._warm_up :]
         self._warm_up = 0
         self.train_seconds += sum(times)
         self.history.append(
@@ -198,8 +212,15 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Scores:
         start = time.perf_counter()
-        numerics = self.stepper.numerics
-        scores = evaluate(self.model, self.task, split, self.objectives, self.device, numerics)
+        scores = evaluate(
+            self.model,
+            self.task,
+            split,
+            self.objectives,
+            self.device,
+            self.stepper.numerics,
+            self.feed.workers,
+        )
         self.evaluation_seconds += time.perf_counter() - start
         return scores
 

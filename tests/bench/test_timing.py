@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from mtlbench.bench.memory import peak_memory
+from mtlbench.bench.peak import peak_memory
 from mtlbench.bench.timing import Case, Contest, measure, time_rounds
 from tests.bench.plans import CPU
 

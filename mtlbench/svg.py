@@ -36,7 +36,7 @@ def svg(figure: Figure, salt: str, tips: Mapping[str, str] | None = None) -> str
     from matplotlib import rc_context
 
     file = io.StringIO()
-    source = files("mtlbench.boards").joinpath("page.mplstyle")
+    source = files("mtlbench").joinpath("page.mplstyle")
     with as_file(source) as style, rc_context({"svg.hashsalt": salt}, fname=style):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     drawn = file.getvalue()

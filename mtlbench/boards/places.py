@@ -72,7 +72,8 @@ def row_of(identity: RunIdentity) -> dict[str, str]:
 
 
 def epochs_of(identity: RunIdentity) -> int:
-    """Epochs of the rows that a run stands among: its own, but for a reference of another length."""
+    """Epochs of the rows that a run stands among: its own, unless it is a reference that has others
+    by its protocol."""
     return identity.epochs if identity.among is None else identity.among.epochs
 
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from mtlbench.errors import UsageError
 
 STATUS = Path("/proc/self/status")
-ALIGNED = 16
-"""Bytes to whose multiples every dtype may be put."""
+ALIGNED = 64
+"""Bytes to whose multiples tensors are put, as torch does itself."""
 
 
 def cores() -> int:
@@ -94,27 +94,50 @@ def to_device(t: Tensor, device: torch.device) -> Tensor:
 
 def all_to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """As :func:`to_device`, what has to be pinned for CUDA in one piece and by one copy."""
-    packed = [t for t in tensors if device.type == "cuda" and _packable(t)]
+    packed = [t for t in tensors if device.type == "cuda" and is_plain(t) and not t.is_pinned()]
     if len(packed) < 2:
         return [to_device(t, device) for t in tensors]
-    ends = np.cumsum([-(-t.nbytes // ALIGNED) * ALIGNED for t in packed]).tolist()
-    here = torch.empty(ends[-1], dtype=torch.uint8, pin_memory=True)
-    spans = [slice(a, a + t.nbytes) for a, t in zip([0, *ends], packed, strict=False)]
-    for span, t in zip(spans, packed, strict=True):
-        here[span].copy_(t.view(-1).view(torch.uint8))
-    there = here.to(device, non_blocking=True)
-    found = {
-        # .data: a version of its own, so that to write to one is not to write to all of them
-        id(t): there[span].view(t.dtype).view(t.shape).data
-        for span, t in zip(spans, packed, strict=True)
-    }
+    there = pack(packed, pin=True).to(device, non_blocking=True)
+    found = dict(zip(map(id, packed), unpack(there, packed), strict=True))
     return [found[id(t)] if id(t) in found else to_device(t, device) for t in tensors]
 
 
-def _packable(t: Tensor) -> bool:
-    """Whether a tensor is nothing but its bytes, in the host's pageable memory."""
+def is_plain(t: Tensor) -> bool:
+    """Whether a tensor is nothing but its bytes, in the host's memory."""
     plain = t.layout == torch.strided and t.is_contiguous() and not t.requires_grad
-    return t.device.type == "cpu" and plain and t.numel() > 0 and not t.is_pinned()
+    return t.device.type == "cpu" and plain and t.numel() > 0
+
+
+def pack(tensors: Sequence[Tensor], *, pin: bool = False) -> Tensor:
+    """The bytes of tensors for which :func:`is_plain` holds, in one tensor.
+
+    Args:
+        pin: whether it is in memory that a GPU can copy from by itself.
+    """
+    spans = _spans(tensors)
+    whole = torch.empty(spans[-1].stop if spans else 0, dtype=torch.uint8, pin_memory=pin)
+    for span, t in zip(spans, tensors, strict=True):
+        whole[span].copy_(t.view(-1).view(torch.uint8))
+    return whole
+
+
+def unpack(whole: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """Inverse of :func:`pack`.
+
+    Args:
+        whole: what it made, wherever that has come to since.
+        like: of the same dtypes and shapes.
+    """
+    return [
+        # .data: a version of its own, so that to write to one is not to write to all of them
+        whole[span].view(t.dtype).view(t.shape).data
+        for span, t in zip(_spans(like), like, strict=True)
+    ]
+
+
+def _spans(tensors: Sequence[Tensor]) -> list[slice]:
+    ends = np.cumsum([-(-t.nbytes // ALIGNED) * ALIGNED for t in tensors]).tolist()
+    return [slice(a, a + t.nbytes) for a, t in zip([0, *ends], tensors, strict=False)]
 
 
 def home_of_doubles(device: torch.device) -> torch.device:

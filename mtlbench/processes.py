@@ -17,6 +17,10 @@ from typing import NoReturn
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
 """Exit codes of what a signal ended, as shells have them."""
 
+HINTS = {
+    "SIGKILL": "killed: out of memory?",
+    "SIGBUS": "bus error: a file that became shorter, or /dev/shm is full?",
+}
 GRACE = 10.0
 """Seconds that a process has between being told to end and being made to."""
 
@@ -70,6 +74,13 @@ def stop(processes: Iterable[BaseProcess]) -> None:
         if process.exitcode is None:
             process.kill()
             process.join()
+
+
+def ending(process: BaseProcess) -> str:
+    """How a process ended, in words."""
+    code = process.exitcode
+    name = signal.Signals(-code).name if code is not None and code < 0 else ""
+    return f"exit code {code}" + (f" ({HINTS[name]})" if name in HINTS else "")
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:

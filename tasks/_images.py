@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises on a file that it cannot read."""
+HOW = f"Pillow {PIL.__version__}, bilinear, 1"
+"""What pixels depend on beside a file and a size; raise the number with any change of them."""
 
 
 def decode(path: Path, side: int) -> NDArray[np.uint8]:

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from mtlbench.data import SPLITS, ArrayBatches, check_split, refuse, split_indices, standin
+from mtlbench.data import (
+    SPLITS,
+    ArrayBatches,
+    Normalize,
+    check_split,
+    refuse,
+    split_indices,
+    standin,
+)
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
     Batch,
@@ -28,7 +36,7 @@ from mtlbench.interfaces import (
     TaskInfo,
 )
 from mtlbench.tasks._faces import ATTRIBUTES, attributes_of, face
-from mtlbench.tasks._faces.folder import Layout, Photos, image_faults, image_size, scan
+from mtlbench.tasks._faces.folder import Layout, image_faults, image_size, open_faces, photos, scan
 from mtlbench.tasks._nets.attributes import (
     Rows,
     deep,
@@ -125,7 +133,8 @@ class CelebA(Task):
     would be more than a small machine can do.
 
     Departs from the authors' code: the loss is computed from logits, not from probabilities; all
-    heads are one matrix product; Adam is torch's fused one.
+    heads are one matrix product; Adam is torch's fused one. A single task is evaluated in
+    evaluation mode, where the released trainer leaves batch normalisation in training mode.
 
     Args:
         metric: what judges an attribute: "f1", as published, or the "accuracy".
@@ -164,6 +173,8 @@ class CelebA(Task):
                 batch_size=256,
                 lr=3e-4,
                 optimizer_options={"fused": True},
+                rho=(0.001, 0.01, 0.05, 0.1),
+                published=True,
                 options={"image": 64},
             ),
         ),
@@ -188,6 +199,7 @@ class CelebA(Task):
     )
 
     loss = BinaryCrossEntropy()
+    normalize = Normalize()
 
     def __init__(
         self,
@@ -202,17 +214,17 @@ class CelebA(Task):
         if data is not None:
             refuse(standin.check_manifest(self.info.name, self.recipe, data), SOURCE)
         self.stand_in = standin.read_manifest(folder) is not None
-        faces, faults = scan(folder)
-        refuse(faults, SOURCE)
+        faces = open_faces(folder, SOURCE)
         wanted = protocol.options.get("faces", {})
         split = {
             part: _some_of(index, wanted[part]) if part in wanted else index
             for part, index in faces.split.items()
         }
+        side = protocol.options["image"]
         self.photos, self.labels = {}, {}
         for part, index in split.items():
             names = [faces.names[i] for i in index]
-            self.photos[part] = Photos(faces.layout.images, names, protocol.options["image"])
+            self.photos[part] = photos(faces.layout.images, names, side)
             labels = torch.from_numpy(faces.labels[index]).float()
             self.labels[part] = torch.where(labels == 0, torch.nan, (labels + 1) / 2)
         height, width = image_size(faces.layout.images / faces.names[0])
@@ -238,12 +250,9 @@ class CelebA(Task):
 
         def group(index: Tensor) -> InputGroup:
             targets = labels[index].T.contiguous().unbind()
-            return InputGroup(
-                photos.read(index).float() / 255,
-                dict(zip(self.info.objectives, targets, strict=True)),
-            )
+            return InputGroup(photos(index), dict(zip(self.info.objectives, targets, strict=True)))
 
-        return ArrayBatches(group, len(photos), size, seed)
+        return ArrayBatches(group, len(photos), size, seed, self.normalize)
 
     def meters(self) -> Mapping[str, Metric]:
         from mtlbench.tasks._faces.meters import METERS  # slow, and needed by no training step

@@ -59,7 +59,12 @@ class Cityscapes(DenseTask):
     underfitting regime within a minute; with enlarged parts as published, twice the epochs do not
     get it there.
 
-    Departs from the authors' code: errors are pooled over all valid pixels of the split.
+    ``paper`` has MTAN, and SegNet for single tasks; its depth errors are means over batches, as
+    published, and records have those that are pooled over all valid pixels of the split, too.
+    Elsewhere errors are pooled.
+
+    Not copied, as released with SAMO: the gradient of the mean loss has what the update before left
+    in it, as nothing sets it to zero.
 
     Args:
         legacy: average depth errors over batches, as published trainers do.

@@ -44,9 +44,12 @@ class NYUv2(DenseTask):
     Without a folder, generated rooms stand in. ``mini`` trains on 32 images and mirrors them only,
     as that of Cityscapes does.
 
-    Departs from the authors' code: errors are pooled over all valid pixels of the split; the
-    normals of an enlarged part are brought back to unit length; a normal counts as invalid if it
-    is zero, not if its components add up to zero.
+    ``paper`` has MTAN, and SegNet for single tasks; its depth and normal errors are means over
+    batches, as published, and records have those that are pooled over all valid pixels of the
+    split, too. Elsewhere errors are pooled.
+
+    Departs from the authors' code: the normals of an enlarged part are brought back to unit length;
+    a normal counts as invalid if it is zero, not if its components add up to zero.
 
     Args:
         legacy: average depth and normal errors over batches, medians too, as published trainers do.

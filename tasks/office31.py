@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mtlbench.interfaces import MetricInfo, TaskInfo
-from mtlbench.tasks._office.task import ARCHITECTURES, PROTOCOLS, OfficeTask
+from mtlbench.tasks._office.task import ARCHITECTURES, LIBMTL, MINI, OfficeTask
 
 STYLES = {"amazon": "solid", "dslr": "flat", "webcam": "shaded"}
 
@@ -22,7 +24,7 @@ class Office31(OfficeTask):
         title="Office-31",
         objectives=tuple(STYLES),
         metrics=tuple(MetricInfo(name, name, "%", higher_is_better=True) for name in STYLES),
-        protocols=PROTOCOLS,
+        protocols=(MINI, replace(LIBMTL, name="paper", version=2)),
         architectures=ARCHITECTURES,
         references=(
             "https://doi.org/10.1007/978-3-642-15561-1_16",

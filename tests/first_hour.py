@@ -34,6 +34,10 @@ NOT_HERE = {
     "mtlbench leaderboard leaderboards/submissions/": "as submit",
     "mtlbench verify": "as submit",
     "mtlbench data verify TASK": "a pattern; the README's own is run",
+    "mtlbench data verify nyuv2": "the real data are not here",
+    "mtlbench run nyuv2 --protocol paper": "the real data are not here",
+    "mtlbench sweep leaderboards/specs/published": "the real data are not here",
+    "mtlbench leaderboard paper": "the real data are not here",
 }
 """Beginnings of commands that are left out, and why."""
 

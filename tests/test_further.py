@@ -48,7 +48,7 @@ def _array(n: int, seed: int | None) -> ArrayBatches:
 
 
 def _domains(n: int, seed: int | None) -> DomainBatches:
-    def group(k: int, index: Tensor, generator: torch.Generator | None) -> InputGroup:
+    def group(k: int, index: Tensor, draw: int | None) -> InputGroup:
         return InputGroup(100 * k + index, {"left": index})
 
     return DomainBatches(group, [n, n // 2], 3, seed)

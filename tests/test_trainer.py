@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DivergedError
@@ -229,6 +230,20 @@ def test_the_schedulers() -> None:
     assert rates("StepLR", step_size=1, gamma=0.5) == [0.005, 0.0025, 0.00125]
     never_better = {"mode": "max", "threshold": 1e9, "threshold_mode": "abs", "patience": 0}
     assert rates("ReduceLROnPlateau", **never_better) == pytest.approx([0.01, 0.001, 0.0001])
+    any_better = {"threshold": -1e9, "threshold_mode": "abs", "patience": 0}
+    for mode in ("max", "min"):
+        assert rates("ReduceLROnPlateau", mode=mode, **any_better) == [0.01] * 3
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_plateau_is_one_of_the_selection_score(mode: str) -> None:
+    """Higher is better, also for a scheduler that minimises: it is given the negative."""
+    with seeded(0):
+        made = trainer(toy(scheduler=("ReduceLROnPlateau", {"mode": mode})))
+        made.fit()
+    assert isinstance(made.scheduler, ReduceLROnPlateau)
+    best = max(epoch.selection_score for epoch in made.history)
+    assert made.scheduler.best == pytest.approx(best if mode == "max" else -best)
 
 
 def test_options_of_the_optimizer() -> None:

@@ -87,7 +87,7 @@ def run(task: str, seeds: Sequence[int]) -> None:
     path.parent.mkdir(exist_ok=True)
     done = set()
     if path.exists():
-        done = set(pd.read_csv(path, keep_default_na=False).groupby(KEY[:3]).groups)
+        done = set(read(path).groupby(KEY[:3]).groups)
     made = {name: TASKS.get(task)(protocol) for name, protocol in variants(task).items()}
     for seed in seeds:
         for variant, built in made.items():
@@ -98,9 +98,14 @@ def run(task: str, seeds: Sequence[int]) -> None:
                     {"variant": variant, "method": method, "seed": seed, "epoch": epoch, **row}
                     for epoch, row in enumerate(train(built, method, seed))
                 ]
-                table = pd.DataFrame(rows).map(_rounded)
+                table = pd.DataFrame(rows).map(_rounded).sort_index(axis=1)
                 table.to_csv(path, mode="a", header=not path.exists(), index=False)
                 print(task, variant, method, seed, flush=True)
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A file of :func:`run`."""
+    return pd.read_csv(path, dtype={"variant": str}).fillna({"variant": ""})
 
 
 def _rounded(value: Any) -> Any:
@@ -142,7 +147,7 @@ def report() -> None:
     lines = []
     for path in sorted((HERE / "epochs").glob("*.csv")):
         task = path.stem
-        epochs = pd.read_csv(path, keep_default_na=False).apply(pd.to_numeric, errors="ignore")
+        epochs = read(path)
         epochs.attrs["task"] = task
         for rule in ("selected", "last", "3", "5", "8"):
             table = chosen(epochs, rule)

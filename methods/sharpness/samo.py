@@ -63,6 +63,9 @@ class SAMO(SharpnessWrapper):
 
     Departs from the authors' code: the probe sees the network in training mode
     (``probe="eval"`` as released), and a zero difference or a zero-norm layer cannot yield NaN.
+    Not copied, as released: on Cityscapes the gradient :math:`g_0` has what the update before left
+    in it; on Office-Home the step is taken from the last perturbed point; on QM9 what is done to
+    head 1 is done to head 10, too.
 
     Costs 1 + K backward passes and, beyond the method's and the K at the perturbed points,
     ``n_samples`` probes of two forward passes (one with ``difference="forward"``) for each task (in
@@ -85,6 +88,8 @@ class SAMO(SharpnessWrapper):
             of parameter names, joined by "+": "shared.0.*+shared.4.*".
         n_samples: how many z the local part is averaged over.
         heads: whether the heads are perturbed.
+        head_length: of a head's perturbation: "rho", or "gradient", the gradient as it is, as
+            released for QM9.
         probe: mode of the network during the probe.
         points: whether every task's gradient is taken by itself, "per-task", or those of tasks
             with the same sign together, "by-sign"; that needs one shared sample and normalisation.
@@ -108,6 +113,7 @@ class SAMO(SharpnessWrapper):
         layers: str = "all",
         n_samples: PositiveInt = 1,
         heads: bool = True,
+        head_length: Annotated[Literal["rho", "gradient"], Later()] = "rho",
         probe: Literal["train", "eval"] = "train",
         points: Annotated[Literal["per-task", "by-sign"], Later()] = "per-task",
         adaptive: bool = False,
@@ -116,6 +122,7 @@ class SAMO(SharpnessWrapper):
         self.ball, self.alpha, self.mu = Ball(rho, adaptive), alpha, mu
         self.noise, self.difference, self.normalize = noise, difference, normalize
         self.layers, self.n_samples, self.heads, self.probe = layers, n_samples, heads, probe
+        self.raw_heads = head_length == "gradient"
         self.points, self.at_most = points, points == "by-sign"
         if points == "by-sign" and (noise, n_samples, normalize == "none") != ("shared", 1, False):
             raise ValueError(
@@ -156,6 +163,9 @@ class SAMO(SharpnessWrapper):
                 v = self._local(flat, z, slopes, sizes, 1 - self.alpha)
                 v.add_(mean.shared, alpha=self.alpha)
             heads = [(flat.heads[k], mean.heads[k]) for k in tasks if self.heads]
+            if self.raw_heads:
+                raw: list[Move] = [(segment, gradient, 1.0) for segment, gradient in heads]
+                return [*self.ball.moves(flat, (flat.shared, v)), *raw]
             return self.ball.moves(flat, (flat.shared, v), *heads, apart=True)
 
         if self.points == "per-task":

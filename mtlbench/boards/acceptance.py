@@ -154,9 +154,14 @@ def _of_protocol(
         "architecture": arch,
     }
     for name, value in expected.items():
-        others = {str(v) for r in records if (v := getattr(r.identity, name)) != value}
+        others = {str(v) for r in records if (v := _of_group(r, name)) != value}
         if others:
             yield f"{name} is {', '.join(sorted(others))}; the specification's is {value}"
+
+
+def _of_group(record: RunRecord, name: str) -> object:
+    """What a record's rows have: of a reference what its protocol has for the others."""
+    return getattr(record.identity.among, name, getattr(record.identity, name))
 
 
 def _of_classes(info: TaskInfo, protocol: Protocol, records: Iterable[RunRecord]) -> Iterator[str]:

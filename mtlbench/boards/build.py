@@ -1,7 +1,8 @@
 """From records to tables and CSV files.
 
 Rows are compared within their group only: same task and options, protocol and version, epochs,
-data, architecture and class of device; and on the seeds that they have in common
+data, architecture and class of device (of the single-task reference those that its protocol has for
+the others); and on the seeds that they have in common
 (:mod:`~mtlbench.boards.seeds`). A row that lacks some of these is compared on those that it has,
 and says so in ``status``; one whose run diverged or failed keeps empty cells: nothing is averaged
 over holes.
@@ -21,7 +22,7 @@ import pandas as pd
 
 from mtlbench.boards.handed_in import NOTHING, HandedIn, least
 from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
-from mtlbench.boards.places import GROUP, ROW, group_of, place_of
+from mtlbench.boards.places import GROUP, ROW, epochs_of, group_of, place_of
 from mtlbench.boards.seeds import Seeds, common_seeds, listed
 from mtlbench.errors import UsageError
 from mtlbench.runs.record import Metric, RunRecord
@@ -196,10 +197,10 @@ def _run(record: RunRecord, epochs: int, handed_in: HandedIn) -> dict[str, Any]:
         "started": provenance.started,
         "command": provenance.command,
     }
-    if identity.epochs != epochs:
+    if epochs_of(identity) != epochs:
         options = ",".join(filter(None, [run["method_options"], f"epochs={identity.epochs}"]))
         run |= {"epochs": epochs, "method_options": options, "role": "method"}
-    run["times"] = identity.epochs / epochs
+    run["times"] = epochs_of(identity) / epochs
     return run | (_results(record) if record.status == "ok" else {})
 
 

@@ -25,6 +25,8 @@ ROW = ["method", "method_options", "sharpness", "sharpness_options"]
 """What tells the rows of a group apart."""
 LEARNING_RATE = "learning_rate"
 """How a row says that its learning rate is not the protocol's."""
+RANDOM = "random init"
+"""How a group says that it was given none of the weights that its protocol begins with."""
 
 
 def cell(record: RunRecord) -> tuple[Any, ...]:
@@ -40,25 +42,41 @@ def group_of(record: RunRecord) -> dict[str, Any]:
         name: _text(value) if isinstance(value := getattr(identity, name), dict) else value
         for name in GROUP
     }
+    if identity.among is not None:
+        group |= identity.among.model_dump()
     group["data_source"] = identity.data_label
     group["device_class"] += f" {identity.numerics}".rstrip()
     if identity.ranks > 1:
         group["device_class"] += f", {identity.ranks} processes"
     if identity.weights is not None:
         group["architecture"] += f" from {identity.weights.file} {identity.weights.sha256[:12]}"
+    elif identity.without_weights:
+        group["architecture"] += f" {RANDOM}"
     return group
 
 
 def row_of(identity: RunIdentity) -> dict[str, str]:
-    """The row that a run belongs to: what :data:`ROW` names. A learning rate that is not the
-    protocol's is an option of the method."""
+    """The row that a run belongs to: what :data:`ROW` names. What is not the protocol's is an
+    option of the method: a learning rate, a bound of the gradient; and of the single-task reference
+    what it has by the protocol and the others have not."""
     lr = {} if identity.lr is None else {LEARNING_RATE: identity.lr}
+    steps = {name: getattr(identity, name) for name in ("gradient_scale", "clip_norm")}
+    given = {name: value for name, value in steps.items() if value is not None}
+    among = {} if identity.among is None else identity.among.model_dump()
+    own = {n: getattr(identity, n) for n in among if getattr(identity, n) != among[n]}
+    options = {**identity.method_options, **lr, **given, **own}
     return {
         "method": identity.method,
-        "method_options": _text({**identity.method_options, **lr}, identity.method_code),
+        "method_options": _text(options, identity.method_code),
         "sharpness": identity.sharpness,
         "sharpness_options": _text(identity.sharpness_options, identity.sharpness_code),
     }
+
+
+def epochs_of(identity: RunIdentity) -> int:
+    """Epochs of the rows that a run stands among: its own, unless it is a reference that has others
+    by its protocol."""
+    return identity.epochs if identity.among is None else identity.among.epochs
 
 
 def _text(options: Mapping[str, Any], code: Code | None = None) -> str:

@@ -100,6 +100,8 @@ class Literature:
         sources: the first has number 1.
         rows: of all sources, each once for every source that has it.
         pools: groups of rows that share a single-task row, merged, by the name of the pool.
+        ours: metric to the name that our task has for it.
+        base: single-task values of the released code, by metric.
     """
 
     dataset: str
@@ -107,6 +109,8 @@ class Literature:
     sources: Sequence[str]
     rows: list[Row] = field(default_factory=list)
     pools: dict[str, list[Row]] = field(default_factory=dict)
+    ours: Mapping[str, str] = field(default_factory=dict)
+    base: Mapping[str, Number] = field(default_factory=dict)
 
     @classmethod
     def read(cls, name: str) -> Literature:
@@ -126,9 +130,10 @@ class Literature:
         )
         table = _with_numbers(_read(dataset))
         found = cls(dataset, directions, list(dict.fromkeys(table["source"])))
+        found.ours = dict(zip(declared["metric"], declared["ours"], strict=True))
         code = _with_numbers(_read("stl_baselines"))
         code = code[(code["dataset"] == dataset) & code["metric"].isin(directions)]
-        base = dict(zip(code["metric"], code["number"], strict=True))
+        found.base = base = dict(zip(code["metric"], code["number"], strict=True))
         for place, (_, rows) in enumerate(table.groupby("source", sort=False), start=1):
             found._add(place, rows, base)
         for pool in found.pools.values():
@@ -250,6 +255,13 @@ class Literature:
         for place, source in enumerate(self.sources, start=1):
             if place in used:
                 yield f"[{place}] {source}"
+
+
+def names() -> dict[str, tuple[str, str]]:
+    """What methods are called in papers, to our names of a method and a wrapper."""
+    table = _read("names")
+    pairs = zip(table["method"], table["sharpness"], strict=True)
+    return dict(zip(table["published"], pairs, strict=True))
 
 
 def datasets() -> list[str]:

@@ -73,6 +73,8 @@ def request(record: RunRecord, data: Path | None = None) -> Run:
             options.get("--device"),
             None if weights is None else Path(weights),
             lr=record.identity.lr,
+            gradient_scale=record.identity.gradient_scale,
+            clip_norm=record.identity.clip_norm,
             numerics=record.identity.numerics,
         )
     )

@@ -29,7 +29,7 @@ from mtlbench.cli.terminal import aside, legible
 from mtlbench.errors import UsageError
 from mtlbench.processes import end_on_signals, rank_and_size
 
-LIST_OPTIONS = ("--method", "--sharpness", "--seed", "--task", "--k", "--width")
+LIST_OPTIONS = ("--method", "--sharpness", "--seed", "--task", "--k", "--width", "--worker")
 """Options that take several values: ``--seed 0 1 2``."""
 app = typer.Typer(
     help="Compare multi-task weighting methods and sharpness-aware wrappers under one protocol.",

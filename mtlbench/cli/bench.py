@@ -18,6 +18,7 @@ from mtlbench.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from mtlbench.bench.loading import LoadingRow
     from mtlbench.bench.memory import MemoryRow
     from mtlbench.bench.plan import Plan
     from mtlbench.bench.solvers import SolverRow
@@ -34,6 +35,8 @@ Like = Annotated[str, typer.Option(help="Only cases like this: 'cnn*: *'.")]
 Rounds = Annotated[int | None, typer.Option(min=1, help="Instead of the plan's.")]
 Seconds = Annotated[float | None, typer.Option(help="Instead of the plan's.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, ...; the fastest there is.")]
+FEW = 2
+"""Processes that fetch batches, where that is not said."""
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 
 
@@ -227,6 +230,43 @@ def _sweep_table(rows: Sequence[SweepRow]) -> list[Column]:
     return _columns(
         headers, [(r.case, *c, _verdict(r.met)) for r, c in zip(rows, cells, strict=True)]
     )
+
+
+@bench_app.command("data")
+def data_(
+    task: Annotated[str, typer.Argument(help="NAME or NAME:option=value,...")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    protocol: Annotated[str | None, typer.Option(help="The task's first by default.")] = None,
+    worker: Annotated[
+        list[int] | None, typer.Option(min=0, help="Numbers of processes that fetch batches: 0 2.")
+    ] = None,
+    batches: Annotated[int | None, typer.Option(min=1, help="Of a pass; all by default.")] = None,
+    out: Out = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """Time a data set on disk, with an empty cache and with a full one, against a step."""
+    from mtlbench.bench.loading import Loading, cases, opened, step_rate
+    from mtlbench.bench.plan import Plan
+    from mtlbench.data.loader import check_workers, default_workers
+    from mtlbench.hardware import pick_device, torch_threads
+
+    where = pick_device(device)
+    counts = worker or sorted({0, default_workers(where, on_disk=True) or FEW})
+    check_workers(max(counts))
+    with torch_threads(threads):
+        rate = step_rate(opened(task, protocol, data), where)
+    row = Loading(task, data, protocol, batches, where, rate).measured
+    plan = Plan(seed=0, rounds=1, seconds=0)
+    _run(cases(counts), row, _data_table, plan, like="*", out=out, device=where, threads=threads)
+
+
+def _data_table(rows: Sequence[LoadingRow]) -> list[Column]:
+    """The table for a terminal."""
+    headers = ("open s", "again s", "cold /s", "warm /s", "step /s", "warm / step")
+    numbers = ((r.open_s, r.again_s, r.cold, r.warm, r.step, r.fed) for r in rows)
+    cells = [tuple(f"{n:.4g}" for n in each) for each in numbers]
+    return _columns(headers, [(r.case, *c) for r, c in zip(rows, cells, strict=True)])
 
 
 # ------------------------------------------------------------------------------------ all of them

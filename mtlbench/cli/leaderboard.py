@@ -14,6 +14,8 @@ from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from mtlbench.boards.build import Board
     from mtlbench.runs.record import RunRecord
 
@@ -40,7 +42,10 @@ def leaderboard(
     ] = None,
     published: Annotated[
         str | None,
-        typer.Option(help="Print the literature's table of this data set, and no runs of ours."),
+        typer.Option(
+            help="Print the literature's table of this data set, and beside its rows those of the "
+            "folder that are of a published protocol, on the real data."
+        ),
     ] = None,
 ) -> None:
     """Turn a folder of records into a table and its CSV files: <task>.csv, <task>_seeds.csv,
@@ -54,7 +59,7 @@ def leaderboard(
     if form is not None and form not in FORMATS:
         raise UsageError(f"unknown format {form!r}; there are: {', '.join(FORMATS)}")
     if published is not None:
-        print_published(published)
+        print_published(published, folder)
         return
     if check and (folder / MANIFEST).is_file():
         check_submission(folder, out)
@@ -141,11 +146,25 @@ def warn(faults: Sequence[str]) -> None:
         aside(f"left out: {fault}", style="yellow")
 
 
-def print_published(name: str) -> None:
-    """Print what papers report, with delta-m and ranks computed again."""
+def print_published(name: str, folder: Path) -> None:
+    """Print what papers report, with delta-m and ranks computed again, and what is ours beside."""
+    from mtlbench.boards.beside import beside, published_groups
     from mtlbench.boards.published import Literature
+    from mtlbench.boards.terminal import heading
+    from mtlbench.registry import TASKS
 
-    console.print(*Literature.read(name).render())
+    literature = Literature.read(name)
+    console.print(*literature.render())
+    task = name.replace("-", "_")
+    groups: list[DataFrame] = []
+    if folder.is_dir():
+        built, *_ = read_boards(folder)
+        if task in built:
+            groups = published_groups(TASKS.get(task).info, built[task])
+    for rows in groups:
+        console.print(beside(literature, rows, heading(rows)))
+    if not groups:
+        say(f"{folder} has no run of {task} under a published protocol on the real data")
 
 
 def print_boards(boards: Mapping[str, Board]) -> None:

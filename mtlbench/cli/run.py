@@ -11,7 +11,17 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
-from mtlbench.cli.sweep import Checkpoint, Log, Retry, Threads, begin, check_names, end, execute_all
+from mtlbench.cli.sweep import (
+    Checkpoint,
+    Log,
+    Retry,
+    Threads,
+    Workers,
+    begin,
+    check_names,
+    end,
+    execute_all,
+)
 from mtlbench.cli.terminal import say
 from mtlbench.errors import UsageError
 from mtlbench.processes import rank_and_size
@@ -39,6 +49,12 @@ def run(
         bool, typer.Option("--keep-model", help="Keep the selected epoch's weights, for show.")
     ] = False,
     lr: Annotated[float | None, typer.Option(help="Instead of the protocol's.")] = None,
+    gradient_scale: Annotated[
+        str | None, typer.Option(help="Instead of the protocol's: paper, or sum.")
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Bound of the shared gradient; instead of the protocol's.")
+    ] = None,
     precision: Annotated[
         str, typer.Option(help="fp32; tf32 on NVIDIA's GPUs; bf16: the network under autocast.")
     ] = "fp32",
@@ -58,6 +74,7 @@ def run(
     device: Device = None,
     jobs: Jobs = None,
     threads: Threads = 1,
+    workers: Workers = None,
     retry: Retry = None,
     log: Log = None,
     checkpoint: Checkpoint = 60.0,
@@ -79,6 +96,7 @@ def run(
     from mtlbench.boards.build import build
     from mtlbench.boards.folder import read_folder
     from mtlbench.engine.numerics import Numerics
+    from mtlbench.runs.execute import Load
     from mtlbench.runs.spec import RunSpec
     from mtlbench.runs.sweep import grid
     from mtlbench.runs.together import Together, keep_up, meet
@@ -87,7 +105,7 @@ def run(
     if ranks.size > 1 and equal_time is not None:
         raise UsageError("--equal-time needs times of a run on one process: leave it out")
     how: Any = {"jobs": jobs, "threads": threads, "retry": retry, "checkpoint": checkpoint}
-    how["logs"] = log or ()
+    how |= {"logs": log or (), "workers": workers}
     numerics = Numerics.of(
         precision=precision,
         channels_last=channels_last,
@@ -96,11 +114,11 @@ def run(
         deterministic=deterministic,
     )
     common = (protocol, data, epochs, arch, device, weights, keep_model, lr)
-    held: Any = {"rows": rows}
-    base = RunSpec(task, "", None, 0, *common, numerics=numerics, ranks=ranks.size, **held)
+    steps: Any = {"rows": rows, "gradient_scale": gradient_scale, "clip_norm": clip_norm}
+    base = RunSpec(task, "", None, 0, *common, numerics=numerics, ranks=ranks.size, **steps)
     runs = grid(base, method, wanted, seed or [0])
     if ranks.rank:
-        keep_up(runs, out, threads, ranks)
+        keep_up(runs, out, Load(threads, 1, workers), ranks)
         return
     how["together"] = Together(ranks) if ranks.size > 1 else None
     failed = execute_all(runs, out, **how)

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mtlbench.cli.live import View
-from mtlbench.cli.options import Jobs, Out
+from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.pace import duration
 from mtlbench.cli.terminal import console, say
 from mtlbench.errors import UsageError
@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, 
     from mtlbench.runs.store import Store
     from mtlbench.runs.together import Together
 
+_PLACE = {True: "GPU", False: "core"}
 Engine = Literal["here", "local", "ray"]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each run.")]
 Retry = Annotated[
@@ -38,6 +39,10 @@ Log = Annotated[
     list[str] | None,
     typer.Option(help="tensorboard: learning curves; gradients:every=N: how tasks conflict."),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=0, help="Processes that fetch each run's batches ahead; as many as pay."),
+]
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Least seconds between two checkpoints of a run.")
 ]
@@ -46,6 +51,14 @@ Checkpoint = Annotated[
 def sweep(
     spec: Annotated[Path, typer.Argument(help="YAML file: tasks, methods, sharpness, seeds, ...")],
     out: Out,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the real data set, instead of the file's.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="State dict that trunks begin with, instead of the file's.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    device: Device = None,
     jobs: Jobs = None,
     engine: Annotated[
         Engine, typer.Option(help="Where: this process, local workers, a Ray cluster.")
@@ -67,6 +80,7 @@ def sweep(
     ] = None,
     checkpoint: Checkpoint = 60.0,
     log: Log = None,
+    workers: Workers = None,
 ) -> None:
     """Run all of a specification that is not done; resumes what was interrupted."""
     from mtlbench.runs.plan import SweepSpec
@@ -75,7 +89,11 @@ def sweep(
     from mtlbench.runs.sweep import checked
     from mtlbench.runs.tune import trials
 
-    read, store = SweepSpec.read(spec), Store(out)
+    given = {"data": data, "weights": weights, "epochs": epochs, "device": device}
+    read = SweepSpec.read(spec).model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    store = Store(out)
     begin_all(read.requests(), look=status or dry_run)
     tried = checked(trials(read))
     execute = partial(
@@ -88,6 +106,7 @@ def sweep(
         gpus=gpus,
         checkpoint=checkpoint,
         logs=log or (),
+        workers=workers,
     )
     if tried and not (status or dry_run):
         say("trials, on seeds that are not reported:")
@@ -162,6 +181,7 @@ def execute_all(
     gpus: float | None = None,
     checkpoint: float = 60.0,
     logs: Sequence[str] = (),
+    workers: int | None = None,
     together: Together | None = None,
 ) -> list[RunRecord]:
     """Run what is not done yet, and show how it goes; with the other processes of torchrun, if this
@@ -170,6 +190,7 @@ def execute_all(
     Returns:
         Records of the runs that failed now.
     """
+    from mtlbench.data.loader import check_workers
     from mtlbench.files import check_writable
     from mtlbench.runs.curves import check_logs
     from mtlbench.runs.store import Store
@@ -179,6 +200,7 @@ def execute_all(
     if retry not in (None, "failed"):
         raise UsageError(f"--retry takes 'failed', not {retry!r}")
     check_logs(logs)
+    check_workers(workers)
     check_writable(folder)
     store = Store(folder)
     tidy(runs, store)
@@ -212,6 +234,7 @@ def execute_all(
             threads=threads,
             checkpoint_seconds=checkpoint,
             logs=logs,
+            workers=workers,
             watch=view.watch,
             on_record=finished,
         )
@@ -275,7 +298,7 @@ def _print_status(what: str, runs: Sequence[Run], store: Store) -> None:
 
 
 def _print_plan(what: str, runs: Sequence[Run], store: Store, jobs: int | None) -> None:
-    from mtlbench.hardware import cores
+    from mtlbench.hardware import cores, visible_gpus
     from mtlbench.runs import estimate
     from mtlbench.runs.sweep import unfinished
 
@@ -295,6 +318,12 @@ def _print_plan(what: str, runs: Sequence[Run], store: Store, jobs: int | None) 
         )
     if todo:
         console.print(table)
-    parallel, total = jobs or cores(), math.fsum(took)
-    time = "an unknown time" if math.isnan(total) else duration(total / parallel)
-    say(f"{len(runs)} {what}, {len(runs) - len(todo)} done; {len(todo)} to run: about {time}")
+    on_gpu = bool(todo) and todo[0].device.type == "cuda"
+    parallel, total = jobs or (len(visible_gpus()) if on_gpu else cores()), math.fsum(took)
+    time = f"about {duration(total / parallel)}, {total / 3600:.3g} hours of a {_PLACE[on_gpu]}"
+    if math.isnan(total):
+        time = (
+            f"how long is unknown until {store.folder} has a run of this task, protocol, network, "
+            "data and machine, of one epoch or more"
+        )
+    say(f"{len(runs)} {what}, {len(runs) - len(todo)} done; {len(todo)} to run: {time}")

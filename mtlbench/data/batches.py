@@ -1,10 +1,12 @@
-"""For tasks whose data fit into memory: batches by index, and fixed splits."""
+"""Batches by number, of examples by index; fixed splits; images as bytes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,24 +17,75 @@ from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, InputGroup
 
 SPLITS = ("train", "val", "test")
+LEVELS = 255.0
+Finish = Callable[[Any], Any]
+"""Inputs as they are fetched, such as bytes, to inputs as a network takes them."""
 
 
-class ArrayBatches:
+class NumberedBatches(ABC):
+    """Batches that can be fetched one by one: ahead of time, by any process, in any order.
+
+    Iterating gives them in order and finished, and the same ones again each time.
+
+    Args:
+        finish: what is left to do with a group's inputs once they are fetched, on the device where
+            they are used; None if nothing is.
+    """
+
+    def __init__(self, finish: Finish | None = None) -> None:
+        self.finish = finish
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of batches."""
+
+    @abstractmethod
+    def fetch(self, number: int) -> Batch:
+        """A batch with its inputs unfinished, on the host; the same whenever it is asked for."""
+
+    def fetch_part(self, number: int, rank: int, size: int) -> Batch:
+        """What process ``rank`` of ``size`` has of :meth:`fetch`.
+
+        Raises:
+            UsageError: an input has no parts; see :meth:`~mtlbench.interfaces.InputGroup.parts`.
+        """
+        parts = [group.part(rank, size) for group in self.fetch(number)]
+        return [mine for mine in parts if mine is not None]
+
+    def finished(self, batch: Batch) -> Batch:
+        """A batch that was fetched, with its inputs as a network takes them."""
+        if self.finish is None:
+            return batch
+        return [group.with_inputs(self.finish(group.inputs)) for group in batch]
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in range(len(self)):
+            yield self.finished(self.fetch(number))
+
+
+class ArrayBatches(NumberedBatches):
     """Single-input batches of ``n`` examples that are reached by index.
 
-    Iterating again gives the same batches again. A single example that is left over from a shuffled
-    pass sits it out: batch normalisation has nothing to compare it with.
+    A single example that is left over from a shuffled pass sits it out: batch normalisation has
+    nothing to compare it with.
 
     Args:
         group: makes the group of the examples with these indices, an int64 Tensor.
         n: number of examples.
         batch_size: examples in a batch; the last batch may be smaller.
         seed: of the order; None for the examples' own.
+        finish: see :class:`NumberedBatches`.
     """
 
     def __init__(
-        self, group: Callable[[Tensor], InputGroup], n: int, batch_size: int, seed: int | None
+        self,
+        group: Callable[[Tensor], InputGroup],
+        n: int,
+        batch_size: int,
+        seed: int | None,
+        finish: Finish | None = None,
     ) -> None:
+        super().__init__(finish)
         self.group = group
         self.n = n
         self.batch_size = batch_size
@@ -42,46 +95,62 @@ class ArrayBatches:
         """The same of some of the examples; see :class:`~mtlbench.interfaces.Divisible`."""
         chosen = choose(self.n)
         return ArrayBatches(
-            lambda index: self.group(chosen[index]), len(chosen), self.batch_size, self.seed
+            lambda index: self.group(chosen[index]),
+            len(chosen),
+            self.batch_size,
+            self.seed,
+            self.finish,
         )
-
-    def part(self, rank: int, size: int) -> Iterator[Batch]:
-        """What process ``rank`` of ``size`` has of each batch, of which nothing else is made."""
-        for chunk in self._chunks():
-            pieces = chunk.tensor_split(size) if len(chunk) >= 2 * size else (chunk,)
-            yield [self.group(pieces[rank])] if rank < len(pieces) else []
 
     def __len__(self) -> int:
         whole, left = divmod(self.n, self.batch_size)
         alone = left == 1 and whole and self.seed is not None
         return whole + (left > 0 and not alone)
 
-    def __iter__(self) -> Iterator[Batch]:
-        for chunk in self._chunks():
-            yield [self.group(chunk)]
-
-    def _chunks(self) -> Iterator[Tensor]:
+    @cached_property
+    def _order(self) -> Tensor:
         if self.seed is None:
-            order = torch.arange(self.n)
-        else:
-            order = torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
-        return islice(torch.split(order, self.batch_size), len(self))
+            return torch.arange(self.n)
+        return torch.randperm(self.n, generator=torch.Generator().manual_seed(self.seed))
+
+    def fetch(self, number: int) -> Batch:
+        start = number * self.batch_size
+        return [self.group(self._order[start : start + self.batch_size])]
+
+    def fetch_part(self, number: int, rank: int, size: int) -> Batch:
+        start = number * self.batch_size
+        whole = self._order[start : start + self.batch_size]
+        pieces = whole.tensor_split(size) if len(whole) >= 2 * size else (whole,)
+        return [self.group(pieces[rank])] if rank < len(pieces) else []
 
 
-def parted(batches: Iterable[Batch], rank: int, size: int) -> Iterable[Batch]:
-    """What process ``rank`` of ``size`` has of each batch; together they have all of it.
+class Normalize:
+    """Images of bytes as numbers: a 255th of them, less a mean, in units of a deviation.
 
-    Raises:
-        UsageError: an input has no parts; see :meth:`~mtlbench.interfaces.InputGroup.parts`.
+    The same numbers on every device: torch divides by a tensor, where for a plain number a GPU
+    would multiply by the rounded inverse.
+
+    Args:
+        mean: of each channel, (channels, 1, 1); None for 0.
+        std: of each channel, (channels, 1, 1); None for 1.
     """
-    if size == 1:
-        return batches
-    if isinstance(batches, ArrayBatches):
-        return batches.part(rank, size)
-    return (
-        [mine for group in batch if (mine := group.part(rank, size)) is not None]
-        for batch in batches
-    )
+
+    def __init__(self, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+        self._constants = torch.tensor(LEVELS), mean, std
+        self._there: dict[torch.device, tuple[Tensor, Tensor | None, Tensor | None]] = {}
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Of (n, channels, H, W) uint8."""
+        device = pixels.device
+        if device not in self._there:
+            levels, mean, std = self._constants
+            mean, std = (None if each is None else each.to(device) for each in (mean, std))
+            self._there[device] = levels.to(device), mean, std
+        levels, mean, std = self._there[device]
+        images = pixels.to(torch.float32, copy=True).div_(levels)
+        if mean is not None:
+            images.sub_(mean)
+        return images if std is None else images.div_(std)
 
 
 @dataclass(frozen=True)

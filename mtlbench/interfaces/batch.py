@@ -112,6 +112,12 @@ class InputGroup:
             made.append(part)
         return made
 
+    def with_inputs(self, inputs: Any) -> InputGroup:
+        """Other inputs with the same targets."""
+        group = InputGroup(inputs, self.targets)
+        vars(group)["_left"] = self._left
+        return group
+
     def readable(self, name: str) -> Tensor:
         """A target where its numbers are read without a wait for a device: what it was moved from,
         unless that or the target was written to since."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -19,6 +19,8 @@ from mtlbench.interfaces.recipes import Recipe
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+GradientScale = Literal["paper", "sum"]
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,22 @@ class Protocol:
         optimizer: name of a ``torch.optim`` class.
         optimizer_options: of its constructor, beside the learning rate and the weight decay.
         scheduler: ``(name, options)`` of a ``torch.optim.lr_scheduler`` class stepped once an
-            epoch; ``ReduceLROnPlateau`` sees the validation's selection score (``mode="max"``).
+            epoch; ``ReduceLROnPlateau`` sees the validation's selection score, or its negative
+            where its ``mode`` is "min".
         gradient_scale: ``"paper"`` takes every method's update as its paper has it; ``"sum"``
             multiplies updates of ``scale="mean"`` methods by K, to the size of a sum of gradients.
         clip_norm: bound of the norm of the shared gradient, after aggregation.
         rho: the grid of perturbation radii that this protocol's wrappers are tuned on.
         average_last: if positive, no epoch is selected: a run's result is the mean of the test
             scores of so many last epochs.
+        base: published single-task values of the metrics, in their units: epochs are then judged,
+            and learning rates moved, by delta-m against them, see :meth:`Task.selection_score`.
+        weights: where the trunk's initial weights come from, if they belong to the protocol; a run
+            that is given none says so in its row.
+        alone: fields of this protocol that are others where a task is trained alone, for the
+            single-task reference: its network, epochs, learning rate, ... Rows are compared all the
+            same: it is the protocol that makes them a group.
+        published: whether it is that of published tables, beside which its rows may stand.
         options: anything else that the task needs (split sizes, widths), part of the record.
     """
 
@@ -69,11 +80,19 @@ class Protocol:
     optimizer_options: Mapping[str, Any] = field(default_factory=dict)
     weight_decay: float = 0.0
     scheduler: tuple[str, Mapping[str, Any]] | None = None
-    gradient_scale: Literal["paper", "sum"] = "paper"
+    gradient_scale: GradientScale = "paper"
     clip_norm: float | None = None
     rho: tuple[float, ...] = (0.01, 0.05, 0.1)
     average_last: int = 0
+    base: Mapping[str, float] = field(default_factory=dict)
+    weights: str = ""
+    alone: Mapping[str, Any] = field(default_factory=dict)
+    published: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def of_reference(self) -> Protocol:
+        """The protocol of a task that is trained alone."""
+        return replace(self, **self.alone, alone={}) if self.alone else self
 
 
 @dataclass(frozen=True)
@@ -192,6 +211,11 @@ class Task(Checked, ABC):
         """
         raise UsageError(f"task {cls.info.name!r} reads no folder")
 
+    def meters_otherwise(self) -> Mapping[str, Metric]:
+        """Fresh meters of metrics that are measured in another way, too, by metric name; what they
+        say is kept in records, and judges nothing."""
+        return {}
+
     def pictures(
         self, group: InputGroup, predictions: Mapping[str, Any] | None
     ) -> Sequence[Sequence[Picture]]:
@@ -204,10 +228,17 @@ class Task(Checked, ABC):
         raise UsageError(f"task {self.info.name!r} has no pictures")
 
     def selection_score(self, metrics: Mapping[str, float]) -> float:
-        """Higher is better: the mean over the metrics of ``+-metric / scale``."""
-        signed = [
-            (1 if m.higher_is_better else -1) * metrics[m.name] / m.scale
-            for m in self.info.metrics
-            if m.name in metrics
-        ]
-        return sum(signed) / len(signed)
+        """Higher is better: the mean over the metrics of ``+-metric / scale``.
+
+        Where the protocol has a ``base``, it is the mean of ``+-metric / base`` of a task alone,
+        and minus delta-m (as a fraction) where all metrics are there.
+        """
+        base = self.protocol.base
+        found = [m for m in self.info.metrics if m.name in metrics]
+        signs = [1 if m.higher_is_better else -1 for m in found]
+        scales = [base.get(m.name, m.scale) for m in found]
+        shares = [metrics[m.name] / scale for m, scale in zip(found, scales, strict=True)]
+        signed = [sign * share for sign, share in zip(signs, shares, strict=True)]
+        score = sum(signed) / len(signed)
+        whole = bool(base) and len(found) == len(self.info.metrics)
+        return score - sum(signs) / len(signs) if whole else score

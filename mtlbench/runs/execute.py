@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from mtlbench.data.loader import default_workers
 from mtlbench.engine import reduce
 from mtlbench.engine.numerics import deterministic
 from mtlbench.engine.randomness import seeded
@@ -42,10 +43,12 @@ class Load:
     Args:
         threads: of torch, which numbers depend on.
         jobs: runs that are made at a time, which step times depend on; None where nobody knows.
+        workers: processes that fetch its batches ahead; None for as many as pay.
     """
 
     threads: int = 1
     jobs: int | None = None
+    workers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def execute(
     curves = Curves(store.curves_path(run.identity), watching.logs)
     with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
         try:
-            outcome = _train(run, store, watching, curves, ranks)
+            outcome = _train(run, store, watching, curves, _workers(run, load), ranks)
         except StoppedError:
             raise
         except DivergedError as error:
@@ -168,13 +171,20 @@ def follow(run: Run, store: Store, load: Load, ranks: Ranks) -> None:
     """
     with torch_threads(load.threads), deterministic(run.identity.numerics.deterministic):
         try:
-            _train(run, store, UNWATCHED, None, ranks)
+            _train(run, store, UNWATCHED, None, _workers(run, load), ranks)
         except DivergedError:
             return
 
 
+def _workers(run: Run, load: Load) -> int:
+    if load.workers is not None:
+        return load.workers
+    jobs = (load.jobs or 1) * run.identity.ranks
+    return default_workers(run.device, on_disk=run.spec.data is not None, jobs=jobs)
+
+
 def _train(
-    run: Run, store: Store, watching: Watching, curves: Curves | None, ranks: Ranks
+    run: Run, store: Store, watching: Watching, curves: Curves | None, workers: int, ranks: Ranks
 ) -> dict[str, Any]:
     """Train every phase, from the checkpoint if there is one; without ``curves`` nothing is
     written."""
@@ -199,8 +209,11 @@ def _train(
                 device=run.device,
                 weights=run.spec.weights,
                 lr=run.identity.lr,
+                gradient_scale=run.identity.gradient_scale,
+                clip_norm=run.identity.clip_norm,
                 numerics=run.identity.numerics,
                 rows=run.spec.rows,
+                workers=workers,
                 ranks=ranks,
             )
             if "trainer" in saved:

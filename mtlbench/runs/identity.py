@@ -33,6 +33,14 @@ class Code(Record):
         return f"{self.origin}@{mark}" if self.origin else mark
 
 
+class Among(Record):
+    """What the rows have that a run of another network or length is compared with, by its
+    protocol."""
+
+    architecture: str
+    epochs: int
+
+
 class RunIdentity(Record):
     """Everything that decides a run's numbers; two runs with the same identity are the same run."""
 
@@ -60,6 +68,13 @@ class RunIdentity(Record):
     method_code: Code | None = None
     sharpness_code: Code | None = None
     numerics: Numerics = USUAL
+    gradient_scale: str | None = None
+    """Where it is not the protocol's, like the next one."""
+    clip_norm: float | None = None
+    without_weights: bool = False
+    """Whether the protocol has weights to begin with, and the run none."""
+    among: Among | None = None
+    """Of a single-task reference, where its protocol is another one than that of the others."""
     ranks: int = 1
     """Processes that train together; what they draw, and batch normalisation, is each one's own."""
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -27,6 +28,7 @@ from pydantic_core import PydanticCustomError
 from mtlbench.engine.numerics import Numerics, Precision
 from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
+from mtlbench.interfaces.tasks import GradientScale
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, reference
 from mtlbench.runs.spec import RunSpec
 
@@ -55,10 +57,21 @@ class _Part(BaseModel):
 
 
 class Grid(_Part):
-    """Every method with every wrapper. ``{a,b}`` within a word stands for one word with each."""
+    """Every method with every wrapper. ``{a,b}`` within a word stands for one word with each.
+
+    Args:
+        methods: names with options.
+        sharpness: names with options; by default the wrapper that changes nothing.
+        lr: of these cells, instead of the protocol's.
+        gradient_scale: likewise.
+        clip_norm: likewise.
+    """
 
     methods: Words
     sharpness: Words = Field(default_factory=lambda: [SHARPNESS.default])
+    lr: PositiveFloat | None = None
+    gradient_scale: GradientScale | None = None
+    clip_norm: PositiveFloat | None = None
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Pairs of a method and a wrapper; a reference method has no wrapper."""
@@ -111,7 +124,8 @@ class SweepSpec(_Part):
         tasks: names with options.
         methods: names with options, with each of ``sharpness``.
         sharpness: names with options; by default the wrapper that changes nothing.
-        grids: further methods with wrappers of their own.
+        grids: further methods with wrappers of their own, and with a learning rate, a scale and a
+            bound of the gradient.
         seeds: paired over all cells.
         protocol: of each task; its first by default.
         epochs: instead of the protocol's.
@@ -241,8 +255,25 @@ class SweepSpec(_Part):
         """How the networks' passes are computed."""
         return Numerics(**{name: getattr(self, name) for name in Numerics.model_fields})
 
-    def request(self, task: str, method: str, wrapper: str, seed: int) -> RunSpec:
-        """A run of a cell."""
+    @cached_property
+    def _steps(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """What the grid of each cell says of its steps."""
+        names = ("lr", "gradient_scale", "clip_norm")
+        return {
+            cell: {name: getattr(grid, name) for name in names}
+            for grid in self.all_grids()
+            for cell in grid.cells()
+        }
+
+    def request(
+        self,
+        task: str,
+        method: str,
+        wrapper: str,
+        seed: int,
+        cell: tuple[str, str] | None = None,
+    ) -> RunSpec:
+        """A run of a cell, or of a choice of options for one, then given as ``cell``."""
         folder = self.data
         if isinstance(folder, dict):
             folder = folder.get(Spec.parse(task).name)
@@ -260,6 +291,7 @@ class SweepSpec(_Part):
             self.keep_model,
             numerics=self.numerics,
             rows=self.rows,
+            **self._steps.get(cell or (method, wrapper), {}),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
@@ -9,7 +10,7 @@ import shlex
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,10 +24,12 @@ from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, identifying
 from mtlbench.runs.code import code_of, code_of_all
 from mtlbench.runs.content import content_of
-from mtlbench.runs.identity import RunIdentity, Weights
+from mtlbench.runs.identity import Among, RunIdentity, Weights
 from mtlbench.runs.provenance import Tuning
-from mtlbench.training.stepper import ROWS, build_pair
+from mtlbench.training.stepper import ROWS, SCALES, build_pair
 from mtlbench.training.weights import load_trunk
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class RunSpec:
         ranks: processes that train together, each with its part of every batch.
         rows: "auto", "whole" or "streamed", see :class:`~mtlbench.training.stepper.Stepper`; no
             part of what the run is, as the numbers differ by rounding, as with threads.
+        gradient_scale: replaces the protocol's.
+        clip_norm: replaces the protocol's.
     """
 
     task: str
@@ -70,6 +75,8 @@ class RunSpec:
     numerics: Numerics = USUAL
     ranks: int = 1
     rows: RowsMode = "auto"
+    gradient_scale: str | None = None
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,10 @@ def prepare(spec: RunSpec) -> Run:
         DataError: the data folder is missing, incomplete or corrupt.
     """
     task, task_options, content = _task(spec.task, spec.protocol, spec.data, spec.epochs)
+    method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
+    usual = task.protocol
+    if method_class.info.role == "reference":
+        task = _alone(task, spec.epochs)
     protocol = task.protocol
     architecture = spec.architecture or protocol.arch
     if architecture not in task.info.architectures:
@@ -124,8 +135,14 @@ def prepare(spec: RunSpec) -> Run:
         raise UsageError(f"lr must be greater than 0, not {spec.lr:g}")
     if spec.rows not in ROWS:
         raise UsageError(f"unknown rows {spec.rows!r}; valid: {', '.join(ROWS)}")
+    if spec.clip_norm is not None and not 0 < spec.clip_norm < math.inf:
+        raise UsageError(f"clip_norm must be greater than 0, not {spec.clip_norm:g}")
+    if spec.gradient_scale not in (None, *SCALES):
+        valid = ", ".join(SCALES)
+        raise UsageError(f"gradient_scale must be one of {valid}, not {spec.gradient_scale!r}")
     _check_ranks(spec, protocol.batch_size)
-    method_class, method_options = METHODS.resolve(Spec.parse(spec.method))
+    among = Among(architecture=spec.architecture or usual.arch, epochs=usual.epochs)
+    alike = (among.architecture, among.epochs) == (architecture, protocol.epochs)
     wrapper = spec.sharpness or SHARPNESS.default
     sharpness_class, sharpness_options = SHARPNESS.resolve(Spec.parse(wrapper))
     device = pick_device(spec.device)
@@ -146,16 +163,25 @@ def prepare(spec: RunSpec) -> Run:
         seed=spec.seed,
         device_class=device.type,
         weights=None if spec.weights is None else _weights(task, architecture, spec.weights),
-        lr=None if spec.lr == protocol.lr else spec.lr,
+        lr=_other(spec.lr, protocol.lr),
         data_sha256=content,
         task_code=code_of(type(task)),
         method_code=code_of_all(method_class, METHODS.nested(method_class, method_options)),
         sharpness_code=code_of(sharpness_class),
         numerics=spec.numerics,
+        gradient_scale=_other(spec.gradient_scale, protocol.gradient_scale),
+        clip_norm=_other(spec.clip_norm, protocol.clip_norm),
+        without_weights=bool(protocol.weights) and spec.weights is None,
+        among=None if alike else among,
         ranks=spec.ranks,
     )
     modules = type(task).__module__, method_class.__module__, sharpness_class.__module__
     return Run(spec, identity, task, method_class.info, sharpness_class.info, modules, device)
+
+
+def _other(asked: T | None, usual: T | None) -> T | None:
+    """What was asked for, unless the protocol has it anyway."""
+    return None if asked == usual else asked
 
 
 def _check_ranks(spec: RunSpec, batch_size: int) -> None:
@@ -175,6 +201,17 @@ def _check_ranks(spec: RunSpec, batch_size: int) -> None:
         raise UsageError(
             "several processes go neither with --accumulate nor with --rows streamed: leave it out"
         )
+
+
+@cache
+def _alone(task: Task, epochs: int | None) -> Task:
+    """A benchmark under its protocol for tasks that are trained alone, on the same data."""
+    protocol = task.protocol.of_reference()
+    if protocol is task.protocol:
+        return task
+    alone = copy.copy(task)
+    alone.protocol = protocol if epochs is None else dataclasses.replace(protocol, epochs=epochs)
+    return alone
 
 
 def check_pair(run: Run) -> None:
@@ -261,6 +298,8 @@ def command(run: Run) -> str:
         "--weights": spec.weights,
         "--lr": run.identity.lr,
         "--rows": None if spec.rows == "auto" else spec.rows,
+        "--gradient-scale": run.identity.gradient_scale,
+        "--clip-norm": run.identity.clip_norm,
     }
     for option, value in optional.items():
         if value is not None:

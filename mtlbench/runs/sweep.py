@@ -205,6 +205,7 @@ def sweep(
     threads: int = 1,
     checkpoint_seconds: float = 60.0,
     logs: Sequence[str] = (),
+    workers: int | None = None,
     watch: Callable[[Run, Event], None] = lambda run, event: None,
     on_record: OnRecord = lambda run, record: None,
 ) -> None:
@@ -217,6 +218,7 @@ def sweep(
         threads: torch threads of each.
         checkpoint_seconds: least time between two checkpoints of a run.
         logs: where learning curves go besides CSV files.
+        workers: processes that fetch each run's batches ahead; None for as many as pay.
         watch: hears of events of runs.
         on_record: called with each finished run.
     """
@@ -228,7 +230,7 @@ def sweep(
 
     queue = Remaining(runs, store, on_record, threads)
     try:
-        backend.work(Job(queue, store, heard, threads, checkpoint_seconds, tuple(logs)))
+        backend.work(Job(queue, store, heard, threads, checkpoint_seconds, tuple(logs), workers))
     finally:
         queue.release()
         store.remove_empty_folders()

@@ -100,13 +100,13 @@ class Together(Backend):
             self.ranks.gather(_END)
 
 
-def keep_up(runs: Sequence[Run], folder: Path, threads: int, ranks: Ranks) -> None:
+def keep_up(runs: Sequence[Run], folder: Path, load: Load, ranks: Ranks) -> None:
     """Train what the first process says until it says no more.
 
     Raises:
         Exception: a run has died here; the first process finds out that it is alone.
     """
-    store, load = Store(folder), Load(threads)
+    store = Store(folder)
     known = {run.identity.digest: run for run in runs}
     while True:
         said = ranks.gather(None)[0]

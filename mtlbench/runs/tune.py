@@ -92,17 +92,17 @@ def _cells(spec: SweepSpec, tune: Tune) -> Iterator[tuple[str, str, str, list[Ru
     """Cells of tasks, with a request for each choice."""
     for task, (method, wrapper) in product(spec.tasks, spec.cells()):
         choices = [
-            _at(spec.request(task, *words, tune.seeds[0]), factor)
+            _at(spec.request(task, *words, tune.seeds[0], (method, wrapper)), factor)
             for words, factor in tune.choices(method, wrapper)
         ]
         yield task, method, wrapper, choices
 
 
 def _at(request: RunSpec, factor: float) -> RunSpec:
-    """A request at a multiple of the protocol's learning rate."""
+    """A request at a multiple of its learning rate."""
     if factor == 1:
         return request
-    lr = prepare(request).task.protocol.lr
+    lr = request.lr or prepare(request).task.protocol.lr
     return replace(request, lr=float(f"{lr * factor:.6g}"))
 
 

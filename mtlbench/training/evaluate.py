@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from contextlib import closing
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from mtlbench.data.loader import Feed
+from mtlbench.data.parts import in_turns
 from mtlbench.engine.labels import Labels
 from mtlbench.engine.numerics import AS_AROUND, Numerics, compiling
 from mtlbench.engine.randomness import evaluation_mode
@@ -25,9 +28,8 @@ def mean_scores(scores: Sequence[Scores]) -> Scores:
     def mean(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
         return {name: statistics.fmean(v[name] for v in values) for name in values[0]}
 
-    return Scores(
-        metrics=mean([s.metrics for s in scores]), losses=mean([s.losses for s in scores])
-    )
+    kinds = ("metrics", "losses", "otherwise")
+    return Scores(**{kind: mean([getattr(s, kind) for s in scores]) for kind in kinds})
 
 
 @torch.no_grad()
@@ -38,19 +40,22 @@ def evaluate(
     objectives: Sequence[str],
     device: torch.device,
     numerics: Numerics = AS_AROUND,
+    workers: int = 0,
     ranks: Ranks = ALONE,
 ) -> Scores:
     """Metrics and mean losses of a split, of the objectives that have a label in it; in evaluation
-    mode, the model's mode is restored. Several processes take turns with the batches, and all find
-    the same."""
+    mode, the model's mode is restored. ``workers`` processes fetch batches ahead. Those of
+    ``ranks`` take turns with the batches, and all find the same."""
     of = {metric.name: metric.objective for metric in task.info.metrics}
     home = home_of_doubles(device)
-    meters = {n: m.to(home) for n, m in task.meters().items() if of[n] in objectives}
+    named = [*task.meters().items(), *task.meters_otherwise().items()]
+    meters = [(n, m.to(home)) for n, m in named if of[n] in objectives]
     sums = {name: torch.zeros((), device=home, dtype=torch.float64) for name in objectives}
     counts = dict.fromkeys(objectives, 0)
-    with evaluation_mode(model), numerics.settings(device), compiling():
-        mine = islice(task.batches(split, None), ranks.rank, None, ranks.size)
-        for group in (g.to(device) for batch in mine for g in batch):
+    batches = in_turns(task.batches(split, None), ranks.rank, ranks.size)
+    fed = Feed(device, workers)(batches)
+    with evaluation_mode(model), numerics.settings(device), compiling(), closing(fed):
+        for group in chain.from_iterable(fed):
             names = [name for name in objectives if name in group.targets]
             if not names:
                 continue
@@ -68,21 +73,23 @@ def evaluate(
                 counts[name] += labels.counts[name]
             if home != device:
                 known = tree_map(lambda t: t.to(home) if isinstance(t, Tensor) else t, known)
-            for metric, meter in meters.items():
+            for metric, meter in meters:
                 if of[metric] in known:
                     meter.update(*known[of[metric]])
     if ranks.size > 1:
-        sums = dict(zip(sums, ranks.sum(torch.stack(list(sums.values()))).unbind(), strict=True))
-        found_counts = ranks.total([float(n) for n in counts.values()])
-        counts = dict(zip(counts, map(int, found_counts), strict=True))
         from mtlbench.training.merge import merge_meters  # torchmetrics is slow to import
 
-        merge_meters(list(meters.values()), ranks)
-    metrics = {n: torch.as_tensor(m.compute()) for n, m in meters.items() if counts[of[n]]}
+        sums = dict(zip(sums, ranks.sum(torch.stack(list(sums.values()))).unbind(), strict=True))
+        whole = ranks.total([float(n) for n in counts.values()])
+        counts = dict(zip(counts, map(int, whole), strict=True))
+        merge_meters([meter for _, meter in meters], ranks)
+    found = [(n, torch.as_tensor(m.compute())) for n, m in meters if counts[of[n]]]
     losses = {name: sums[name] / counts[name] for name in objectives if counts[name]}
-    values = on_host(*metrics.values(), *losses.values())
-    found = [float(value) for value in values]
+    values = [float(v) for v in on_host(*(value for _, value in found), *losses.values())]
+    judged = len({name for name, _ in found})
+    pairs = list(zip([name for name, _ in found], values, strict=False))
     return Scores(
-        metrics=dict(zip(metrics, found, strict=False)),
-        losses=dict(zip(losses, found[len(metrics) :], strict=True)),
+        metrics=dict(pairs[:judged]),
+        losses=dict(zip(losses, values[len(found) :], strict=True)),
+        otherwise=dict(pairs[judged:]),
     )

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtlbench.data import HeldOut, parted
+from mtlbench.data import HeldOut
+from mtlbench.data.parts import parted
 from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, Divisible, Further, Task

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.7g}"))]
 """Seven digits: all that single precision has, at half the size of a file."""
@@ -21,6 +28,13 @@ class Scores(Record):
 
     metrics: dict[str, Number]
     losses: dict[str, Number]
+    otherwise: dict[str, Number] = Field(default={})
+    """Metrics measured in another way, where the task has one; not written where it has none."""
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = handler(self)
+        return {name: v for name, v in written.items() if name != "otherwise" or self.otherwise}
 
 
 class Epoch(Record):

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from mtlbench.data.loader import Feed
 from mtlbench.engine.numerics import USUAL, Numerics, compile_parts
 from mtlbench.engine.observe import StepLog
 from mtlbench.engine.randomness import reseed
@@ -52,8 +54,11 @@ class Trainer:
         device: where to train.
         weights: file of the trunk's initial weights.
         lr: learning rate that training begins with, instead of the protocol's.
+        gradient_scale: instead of the protocol's.
+        clip_norm: instead of the protocol's.
         numerics: how the network's passes are computed.
         rows: see :class:`Stepper`.
+        workers: processes that fetch batches ahead; numbers do not depend on it.
         ranks: the processes that train together, each with its part of every batch.
     """
 
@@ -69,8 +74,11 @@ class Trainer:
         device: torch.device,
         weights: Path | None = None,
         lr: float | None = None,
+        gradient_scale: str | None = None,
+        clip_norm: float | None = None,
         numerics: Numerics = USUAL,
         rows: RowsMode = "auto",
+        workers: int = 0,
         ranks: Ranks = ALONE,
     ) -> None:
         self.ranks = ranks
@@ -91,8 +99,8 @@ class Trainer:
             sharpness,
             objectives=self.objectives,
             seed=seed,
-            gradient_scale=protocol.gradient_scale,
-            clip_norm=protocol.clip_norm,
+            gradient_scale=gradient_scale or protocol.gradient_scale,
+            clip_norm=protocol.clip_norm if clip_norm is None else clip_norm,
             ignore=task.ignore,
             precision=numerics.precision,
             channels_last=numerics.channels_last,
@@ -100,6 +108,7 @@ class Trainer:
             rows=rows,
             ranks=ranks,
         )
+        self.feed = Feed(device, workers)
         self.data = TrainingData(task, self.stepper.further, seed, ranks)
         self.history: list[Epoch] = []
         self.skips: Counter[str] = Counter()
@@ -167,29 +176,28 @@ class Trainer:
         counts = torch.zeros_like(total)
         watch, begun, skipped_before = Stopwatch(self.device), False, self.stepper.skipped
         alone: list[bool] = []
-        for batch in self.data.epoch(order):
-            groups, *further = (
-                [group.to(self.device) for group in each] for each in (batch, *self.data.further())
-            )
-            skipped = self.stepper.skipped
-            alone.append(self.log is None or not self.log.wants(self.stepper.steps))
-            with watch.lap():
-                report = self.stepper.step(groups, self.task.loss, further, log=self.log)
-            if not begun:
-                on_first_step()
-            begun = True
-            if self.stepper.skipped > skipped:
-                self.skips[report.skipped] += 1
-            if not report.skipped and report.losses is not None:
-                total += report.losses.nan_to_num(0.0)
-                counts += ~report.losses.isnan()
+        with closing(self.feed(self.data.epoch(order))) as batches:
+            for batch in batches:
+                further = [[g.to(self.device) for g in each] for each in self.data.further()]
+                skipped = self.stepper.skipped
+                alone.append(self.log is None or not self.log.wants(self.stepper.steps))
+                with watch.lap():
+                    report = self.stepper.step(batch, self.task.loss, further, log=self.log)
+                if not begun:
+                    on_first_step()
+                begun = True
+                if self.stepper.skipped > skipped:
+                    self.skips[report.skipped] += 1
+                if not report.skipped and report.losses is not None:
+                    total += report.losses.nan_to_num(0.0)
+                    counts += ~report.losses.isnan()
         mean = total / counts
         if counts.any():
             self.stepper.on_epoch_end(epoch, mean)
         val = self._evaluate("val")
         score = self.task.selection_score(val.metrics)
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(score)
+            self.scheduler.step(score if self.scheduler.mode == "max" else -score)
         elif self.scheduler is not None:
             self.scheduler.step()
         times = watch.seconds()
@@ -224,6 +232,7 @@ class Trainer:
             self.objectives,
             self.device,
             self.stepper.numerics,
+            self.feed.workers,
             self.ranks,
         )
         self.evaluation_seconds += time.perf_counter() - start

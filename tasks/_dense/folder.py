@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.data import refuse
+from mtlbench.data import reading, refuse
 from mtlbench.interfaces import Fault
 
 Size = tuple[int, int]
@@ -105,11 +105,17 @@ class Samples:
 
     def read(self, name: str, positions: Sequence[int]) -> Tensor:
         """An array of the samples at these positions: (n, H, W) int64 or (n, channels, H, W)."""
-        arrays = [np.load(self.path(name, self.ids[i])) for i in positions]
+        arrays = [self._load(self.path(name, self.ids[i])) for i in positions]
         if not self.kinds[name].channels:
             return torch.from_numpy(np.stack(arrays).astype(np.int64))
         stacked = np.stack([a.reshape(*self.size, -1) for a in arrays]).astype(np.float32)
         return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()
+
+    @staticmethod
+    def _load(path: Path) -> NDArray[Any]:
+        reading(path)
+        loaded: NDArray[Any] = np.load(path)
+        return loaded
 
     def faults(self, *, odd: bool) -> Iterator[Fault]:
         """What is wrong with the samples' files.

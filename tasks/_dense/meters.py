@@ -124,6 +124,18 @@ class MedianAngle(Metric):
         return torch.where(n > 0, median, torch.nan)
 
 
+_POOLED = {
+    "AbsErr": absolute_errors,
+    "RelErr": relative_errors,
+    "AngleMean": angles,
+    "Within_11.25": within(11.25),
+    "Within_22.5": within(22.5),
+    "Within_30": within(30),
+}
+LEGACY = (*_POOLED, "AngleMedian")
+"""Metrics that published trainers average over batches."""
+
+
 def meter(name: str, classes: int, *, legacy: bool) -> Metric:
     """The meter of a metric, by its name in published tables.
 
@@ -132,16 +144,8 @@ def meter(name: str, classes: int, *, legacy: bool) -> Metric:
         legacy: average the batches' depth and normal errors, medians too, as the trainers of
             Nash-MTL and its successors do. Segmentation is pooled there as well.
     """
-    pooled = {
-        "AbsErr": absolute_errors,
-        "RelErr": relative_errors,
-        "AngleMean": angles,
-        "Within_11.25": within(11.25),
-        "Within_22.5": within(22.5),
-        "Within_30": within(30),
-    }
-    if name in pooled:
-        return BatchMean(pooled[name]) if legacy else PixelMean(pooled[name])
+    if name in _POOLED:
+        return BatchMean(_POOLED[name]) if legacy else PixelMean(_POOLED[name])
     if name == "AngleMedian":
         return BatchMean(angles, median=True) if legacy else MedianAngle()
     shares = {

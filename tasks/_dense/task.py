@@ -39,6 +39,7 @@ class DenseTask(Task):
       and the test set is what epochs are judged on.
     - ``scales``: of the enlarged parts of training images, half of which are mirrored.
     - ``width``: of the network ``unet``.
+    - ``legacy``: as the option.
 
     Args:
         legacy: average depth and normal errors over batches, medians too, as published trainers do.
@@ -55,7 +56,7 @@ class DenseTask(Task):
         self, protocol: Protocol, data: Path | None = None, *, legacy: bool = False
     ) -> None:
         super().__init__(protocol, data)
-        self.legacy = legacy
+        self.legacy = legacy or protocol.options.get("legacy", False)
         folder = standin.cached(self.info.name, self._recipe()) if data is None else data
         if data is not None:
             refuse(standin.check_manifest(self.info.name, self._recipe(), data), self.info.source)
@@ -135,6 +136,13 @@ class DenseTask(Task):
 
         return {m.name: meter(m.name, self.classes, legacy=self.legacy) for m in self.info.metrics}
 
+    def meters_otherwise(self) -> Mapping[str, Metric]:
+        """Pooled over all valid pixels, where what counts is averaged over batches."""
+        from mtlbench.tasks._dense.meters import LEGACY, meter
+
+        of_batches = [m.name for m in self.info.metrics if m.name in LEGACY] if self.legacy else []
+        return {name: meter(name, self.classes, legacy=False) for name in of_batches}
+
     @classmethod
     def verify(cls, data: Path) -> Iterator[Fault]:
         for part in ("train", "val"):
@@ -205,15 +213,17 @@ def protocols(
     )
     paper = Protocol(
         name="paper",
-        version=1,
-        arch="segnet",
+        version=2,
+        arch="mtan",
         epochs=200,
         batch_size=batch_size,
         lr=1e-4,
         scheduler=("StepLR", {"step_size": 100, "gamma": 0.5}),
-        rho=(0.001, 0.01, 0.05, 0.1),
+        rho=(0.001, 0.0025, 0.01, 0.05, 0.1),
         average_last=10,
-        options=published,
+        alone={"arch": "segnet"},
+        published=True,
+        options={"legacy": True, **published},
     )
     return mini, paper
 

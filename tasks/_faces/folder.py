@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
-from mtlbench.data import SPLITS
+from mtlbench.data import SPLITS, Decoded, kept_array, refuse
 from mtlbench.errors import DataError
 from mtlbench.hardware import cores
 from mtlbench.interfaces import Fault
 from mtlbench.tasks._faces.attributes import ATTRIBUTES
-from mtlbench.tasks._images import UNREADABLE, decode
+from mtlbench.tasks._images import HOW, UNREADABLE, decode
 
-KEPT = 2**28
-"""Bytes of decoded images that are kept in memory."""
 FEW = 3
 """Names that a message lists."""
 VALUES = {"1": 1, "-1": -1, "0": 0}
 PARTS = {str(i): i for i in range(len(SPLITS))}
 NO_PART = -1
+LISTS = "lists of CelebA, 1"
+"""Raise the number with any change of what is read from them."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,38 @@ class Faces:
     split: Mapping[str, NDArray[np.int64]]
 
 
+def open_faces(root: Path, source: str) -> Faces:
+    """What the lists of a folder say; they are parsed once for all runs.
+
+    Args:
+        source: how to get the data set, for the message of an error.
+
+    Raises:
+        DataError: a list is missing or broken, or an image is missing.
+    """
+    layout = Layout.of(root)
+    lists = [layout.attributes, layout.partition]
+    if not all(path.is_file() for path in lists):
+        refuse(scan(root)[1], source)
+
+    def parse(file: BinaryIO) -> None:
+        faces, faults = scan(root)
+        refuse(faults, source)
+        width = max(map(len, faces.names))
+        dtype = [("name", f"U{width}"), ("part", "i1"), ("values", "i1", faces.labels.shape[1:])]
+        table = np.empty(len(faces.names), dtype)
+        table["name"], table["values"] = faces.names, faces.labels
+        for part, split in enumerate(SPLITS):
+            table["part"][faces.split[split]] = part
+        np.save(file, table)
+
+    names = [path.relative_to(root).as_posix() for path in lists]
+    table = kept_array(root, names, f"{LISTS}: {' '.join(ATTRIBUTES)}", parse)
+    faces = _faces(layout, table["name"].tolist(), table["values"], table["part"])
+    refuse(_missing(layout.images, set(faces.names)), source)
+    return faces
+
+
 def scan(root: Path) -> tuple[Faces, list[Fault]]:
     """Read the lists of a folder, and find what is wrong with them and with the names of its
     files."""
@@ -100,9 +133,15 @@ def scan(root: Path) -> tuple[Faces, list[Fault]]:
     faults += _missing(layout.images, values.keys() or parts.keys())
     names = [name for name in values if name in parts]
     assigned = np.array([parts[name] for name in names], np.int8)
-    split = {split: np.flatnonzero(assigned == i) for i, split in enumerate(SPLITS)}
-    labels = np.array([values[name] for name in names], np.int8).reshape(-1, len(ATTRIBUTES))
-    return Faces(layout, names, labels, split), faults
+    labels = np.frombuffer(b"".join(values[name] for name in names), np.int8)
+    return _faces(layout, names, labels.reshape(-1, len(ATTRIBUTES)), assigned), faults
+
+
+def _faces(
+    layout: Layout, names: Sequence[str], labels: NDArray[np.int8], parts: NDArray[np.int8]
+) -> Faces:
+    split = {split: np.flatnonzero(parts == i) for i, split in enumerate(SPLITS)}
+    return Faces(layout, names, labels, split)
 
 
 def _differences(layout: Layout, labelled: Set[str], assigned: Set[str]) -> Iterator[Fault]:
@@ -118,30 +157,30 @@ def _differences(layout: Layout, labelled: Set[str], assigned: Set[str]) -> Iter
 
 def _missing(folder: Path, names: Set[str]) -> Iterator[Fault]:
     """Images that are listed and not there."""
-    present = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
     if not present:
         yield Fault(folder, "is missing or empty: expected the images that the lists name")
         return
     yield from (Fault(folder / name, "is missing") for name in sorted(names - present))
 
 
-def _lines(path: Path, expected: str) -> tuple[list[list[str]], list[Fault]]:
-    """The words of each line."""
+def _lines(path: Path, expected: str) -> tuple[list[str], list[Fault]]:
     try:
-        return [line.split() for line in path.read_text().splitlines()], []
+        return path.read_text().splitlines(), []
     except FileNotFoundError:
         return [], [Fault(path, f"is missing: expected {expected}")]
     except (OSError, UnicodeDecodeError) as error:
         return [], [Fault(path, f"cannot be read ({error}): expected {expected}")]
 
 
-def _attributes(path: Path) -> tuple[dict[str, list[int]], list[Fault]]:
-    """Values by image, in the order of :data:`ATTRIBUTES`."""
+def _attributes(path: Path) -> tuple[dict[str, bytes], list[Fault]]:
+    """Values by image, in the order of :data:`ATTRIBUTES`, a signed byte each."""
     expected = "the number of images, the names of the attributes, and a line an image"
     lines, faults = _lines(path, expected)
     if faults:
         return {}, faults
-    count, header, *rows = lines if len(lines) > 1 else [[], []]
+    count, header = (line.split() for line in (lines[:2] if len(lines) > 1 else ("", "")))
+    rows = lines[2:]
     absent = [name for name in ATTRIBUTES if name not in header]
     if absent:
         what = f"has no attribute {_some(absent)} in its second line: expected {expected}"
@@ -150,9 +189,9 @@ def _attributes(path: Path) -> tuple[dict[str, list[int]], list[Fault]]:
         said = " ".join(count) or "nothing"
         faults.append(Fault(path, f"says {said} in its first line and has {len(rows):,} images"))
     columns = [header.index(name) for name in ATTRIBUTES]
-    unknown = [0] * len(columns)
-    found: dict[str, list[int]] = {}
-    for number, (name, *values) in enumerate((row or [""] for row in rows), start=3):
+    unknown = bytes(len(columns))
+    found: dict[str, bytes] = {}
+    for number, (name, *values) in enumerate((row.split() or [""] for row in rows), start=3):
         wrong = [value for value in values if value not in VALUES]
         where = f"line {number} ({name or 'empty'})"
         if len(values) != len(header):
@@ -162,7 +201,7 @@ def _attributes(path: Path) -> tuple[dict[str, list[int]], list[Fault]]:
         elif name in found:
             what = f"{where} is there twice"
         else:
-            found[name] = [VALUES[values[i]] for i in columns]
+            found[name] = array("b", [VALUES[values[i]] for i in columns]).tobytes()
             continue
         if name:
             found.setdefault(name, unknown)
@@ -174,7 +213,7 @@ def _partition(path: Path) -> tuple[dict[str, int], list[Fault]]:
     """Index of the split by image."""
     lines, faults = _lines(path, "lines of an image and 0 (train), 1 (val) or 2 (test)")
     found: dict[str, int] = {}
-    for number, words in enumerate(lines, start=1):
+    for number, words in enumerate(map(str.split, lines), start=1):
         if len(words) != 2 or words[1] not in PARTS:
             said = " ".join(words) or "nothing"
             what = f"line {number} has {said!r}, expected the name of an image and 0, 1 or 2"
@@ -196,47 +235,14 @@ def _some(names: Sequence[str]) -> str:
 
 
 # ------------------------------------------------------------------------------------ images
-class Photos:
-    """Images of one split, brought to one size; read when they are asked for, and kept if they are
-    few.
-
-    Args:
-        folder: where they are.
-        names: of their files.
-        size: of their sides.
-    """
-
-    def __init__(self, folder: Path, names: Sequence[str], size: int) -> None:
-        self.folder, self.names, self.size = folder, names, size
-        self._kept: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, index: Tensor) -> Tensor:
-        """(n, 3, size, size), uint8.
-
-        Raises:
-            DataError: a file is no image.
-        """
-        if self._kept is not None:
-            return self._kept[index]
-        if len(self) * 3 * self.size**2 > KEPT:
-            return self._decoded([self.names[i] for i in index.tolist()])
-        self._kept = self._decoded(self.names)
-        return self._kept[index]
-
-    def _decoded(self, names: Sequence[str]) -> Tensor:
-        with ThreadPoolExecutor(cores()) as pool:
-            images = list(
-                pool.map(partial(_decode, size=self.size), map(self.folder.joinpath, names))
-            )
-        return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+def photos(folder: Path, names: Sequence[str], size: int) -> Decoded:
+    """Images of a folder, brought to one size, (3, size, size)."""
+    return Decoded(folder, names, (3, size, size), partial(_decode, size=size), HOW)
 
 
 def _decode(path: Path, size: int) -> NDArray[np.uint8]:
     try:
-        return decode(path, size)
+        return decode(path, size).transpose(2, 0, 1)
     except UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an image ({error})") from error
 

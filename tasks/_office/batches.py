@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import zip_longest
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from mtlbench.data.batches import Finish, NumberedBatches
 from mtlbench.interfaces import Batch, InputGroup
 
-Group = Callable[[int, Tensor, torch.Generator | None], InputGroup]
-"""``group(k, index, generator)``: these examples of domain k, changed at random if there is a
-generator."""
+Group = Callable[[int, Tensor, int | None], InputGroup]
+"""``group(k, index, draw)``: these examples of domain k, changed at random, by this number, if
+there is one."""
+DRAWS = 2**31
 
 
-class DomainBatches:
-    """Batches with a group for each of K domains of uneven sizes. Iterating again gives the same.
+class DomainBatches(NumberedBatches):
+    """Batches with a group for each of K domains of uneven sizes.
 
     With a seed, the longest domain sets the epoch: each of its examples is seen once, in batches
     as even as can be, and the other domains are shuffled anew whenever they run out. Without,
@@ -27,10 +29,19 @@ class DomainBatches:
         group: makes a group.
         sizes: number of examples of each domain.
         batch_size: the most examples in a group.
-        seed: of the order and of what ``group`` draws; None for the examples as they are.
+        seed: of the order and of what ``group`` is given; None for the examples as they are.
+        finish: see :class:`NumberedBatches`.
     """
 
-    def __init__(self, group: Group, sizes: Sequence[int], batch_size: int, seed: int | None):
+    def __init__(
+        self,
+        group: Group,
+        sizes: Sequence[int],
+        batch_size: int,
+        seed: int | None,
+        finish: Finish | None = None,
+    ) -> None:
+        super().__init__(finish)
         self.group = group
         self.sizes = sizes
         self.batch_size = batch_size
@@ -40,25 +51,35 @@ class DomainBatches:
         """The same of some of each domain's examples."""
         chosen = [choose(n) for n in self.sizes]
 
-        def group(k: int, index: Tensor, generator: torch.Generator | None) -> InputGroup:
-            return self.group(k, chosen[k][index], generator)
+        def group(k: int, index: Tensor, draw: int | None) -> InputGroup:
+            return self.group(k, chosen[k][index], draw)
 
-        return DomainBatches(group, list(map(len, chosen)), self.batch_size, self.seed)
+        sizes = list(map(len, chosen))
+        return DomainBatches(group, sizes, self.batch_size, self.seed, self.finish)
 
     def __len__(self) -> int:
         return -(-max(self.sizes) // self.batch_size)
 
-    def __iter__(self) -> Iterator[Batch]:
-        if self.seed is None:
-            in_order = [torch.arange(n).split(self.batch_size) if n else () for n in self.sizes]
-            for batch in zip_longest(*in_order):
-                yield [self.group(k, i, None) for k, i in enumerate(batch) if i is not None]
-            return
-        generator = torch.Generator().manual_seed(self.seed)
+    def fetch(self, number: int) -> Batch:
+        return [self.group(k, index, draw) for k, index, draw in self._plan[number]]
+
+    @cached_property
+    def _plan(self) -> Sequence[Sequence[tuple[int, Tensor, int | None]]]:
+        """Of each batch: domains, which of their examples, and a number for each group."""
         domains = [k for k, n in enumerate(self.sizes) if n]
+        if self.seed is None:
+            in_order = {k: torch.arange(self.sizes[k]).split(self.batch_size) for k in domains}
+            return [
+                [(k, own[number], None) for k, own in in_order.items() if number < len(own)]
+                for number in range(len(self))
+            ]
+        generator = torch.Generator().manual_seed(self.seed)
         orders = [self._cycled(self.sizes[k], generator).tensor_split(len(self)) for k in domains]
-        for batch in zip(*orders, strict=True):
-            yield [self.group(k, i, generator) for k, i in zip(domains, batch, strict=True)]
+        draws = torch.randint(DRAWS, (len(self), len(domains)), generator=generator).tolist()
+        return [
+            list(zip(domains, batch, draw, strict=True))
+            for batch, draw in zip(zip(*orders, strict=True), draws, strict=True)
+        ]
 
     def _cycled(self, n: int, generator: torch.Generator) -> Tensor:
         """Permutations of n examples, one after the other, to the length of the longest domain."""

@@ -7,20 +7,22 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mtlbench.data import SPLITS, refuse
+from mtlbench.data import SPLITS, Decoded, refuse
 from mtlbench.errors import DataError
 from mtlbench.interfaces import Fault
 from mtlbench.tasks import _images as image
-from mtlbench.tasks._images import UNREADABLE
+from mtlbench.tasks._images import HOW, UNREADABLE
 
 ENDINGS = (".jpg", ".jpeg", ".png")
 THREADS = 8
-KEPT_BYTES = 3 * 2**30
 
 Split = Mapping[str, Sequence[int]]
 """Split to positions of a domain's files."""
@@ -181,48 +183,26 @@ def _by_lists(
 
 
 # ------------------------------------------------------------------------------------ images
-class Images:
-    """Images of files, decoded by a few threads when they are asked for.
+def decoded(root: Path, files: Sequence[Path], side: int) -> Decoded:
+    """Images of files of any sizes and colours below ``root``.
 
     Args:
-        files: of any sizes and colours.
         side: height and width that they are brought to, as by torchvision's ``Resize``.
-        keep: whether to keep in memory what was decoded, as bytes.
     """
-
-    def __init__(self, files: Sequence[Path], side: int, *, keep: bool) -> None:
-        self.files, self.side = files, side
-        self._kept: dict[int, Tensor] | None = {} if keep else None
-
-    def __call__(self, index: Tensor) -> Tensor:
-        """These images, (n, 3, side, side) uint8.
-
-        Raises:
-            DataError: a file is missing or no image.
-        """
-        wanted = index.tolist()
-        known = {} if self._kept is None else self._kept
-        missing = [i for i in dict.fromkeys(wanted) if i not in known]
-        if missing:
-            with ThreadPoolExecutor(THREADS) as pool:
-                decoded = dict(zip(missing, pool.map(self._decode, missing), strict=True))
-            if self._kept is None:
-                known = decoded
-            else:
-                self._kept.update(decoded)
-        return torch.stack([known[i] for i in wanted])
-
-    def _decode(self, i: int) -> Tensor:
-        path = self.files[i]
-        try:
-            return decode(path, self.side)
-        except UNREADABLE as error:
-            raise DataError(f"{path} cannot be read ({error}): expected an image") from error
+    names = [file.relative_to(root).as_posix() for file in files]
+    return Decoded(root, names, (3, side, side), partial(_readable, side=side), HOW)
 
 
-def decode(path: Path, side: int) -> Tensor:
-    """An image file in three colours, (3, side, side) uint8."""
-    return torch.from_numpy(image.decode(path, side).copy()).permute(2, 0, 1)
+def _readable(path: Path, side: int) -> NDArray[np.uint8]:
+    try:
+        return decode(path, side)
+    except UNREADABLE as error:
+        raise DataError(f"{path} cannot be read ({error}): expected an image") from error
+
+
+def decode(path: Path, side: int) -> NDArray[np.uint8]:
+    """An image file in three colours, (3, side, side)."""
+    return image.decode(path, side).transpose(2, 0, 1)
 
 
 def unreadable(files: Sequence[Path]) -> Iterator[Fault]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, interpolate
 
-from mtlbench.data import SPLITS, check_split
+from mtlbench.data import SPLITS, Normalize, check_split
 from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._nets.office import (
@@ -27,7 +27,7 @@ from mtlbench.tasks._nets.office import (
 from mtlbench.tasks._nets.sharing import SHARING
 from mtlbench.tasks._nets.trunk import Trunk
 from mtlbench.tasks._office.batches import DomainBatches
-from mtlbench.tasks._office.folder import KEPT_BYTES, Images, open_folder, scan, unreadable
+from mtlbench.tasks._office.folder import decoded, open_folder, scan, unreadable
 from mtlbench.tasks._office.icons import icons
 
 if TYPE_CHECKING:
@@ -36,31 +36,33 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("cnn", "resnet18", "mtan", *SHARING)
 MEAN = torch.tensor([0.485, 0.456, 0.406]).reshape(3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+NORMALIZE = Normalize(MEAN, STD)
 
-PROTOCOLS = (
-    Protocol(
-        name="mini",
-        version=2,
-        arch="cnn",
-        epochs=15,
-        batch_size=32,
-        lr=3e-3,
-        scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
-        average_last=5,
-        options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
-    ),
-    Protocol(
-        name="paper",
-        version=1,
-        arch="resnet18",
-        epochs=50,
-        batch_size=64,
-        lr=1e-4,
-        weight_decay=1e-5,
-        scheduler=("StepLR", {"step_size": 25, "gamma": 0.5}),
-        options={"side": 224},
-    ),
+MINI = Protocol(
+    name="mini",
+    version=2,
+    arch="cnn",
+    epochs=15,
+    batch_size=32,
+    lr=3e-3,
+    scheduler=("StepLR", {"step_size": 12, "gamma": 0.2}),
+    average_last=5,
+    options={"side": 32, "width": 24, "scales": (1.0, 1.1, 1.25)},
 )
+LIBMTL = Protocol(
+    name="libmtl",
+    version=1,
+    arch="resnet18",
+    epochs=100,
+    batch_size=64,
+    lr=1e-4,
+    weight_decay=1e-5,
+    rho=(0.001, 0.01, 0.05, 0.1),
+    weights="ImageNet: torchvision's resnet18, IMAGENET1K_V1",
+    published=True,
+    options={"side": 224},
+)
+"""Of LibMTL's example: one learning rate, for single tasks too."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class OfficeTask(Task):
     - ``scales``: of the enlarged parts of training images, half of which are mirrored.
     - ``width``: of the network ``cnn``.
 
-    Decoded images are kept in memory, as bytes, where all of them fit into 3 GiB.
+    Images are decoded once for all runs, and normalised where they are used.
     """
 
     styles: ClassVar[Mapping[str, str]]
@@ -116,9 +118,8 @@ class OfficeTask(Task):
         folder = open_folder(data, self.info.objectives, self.info.source)
         self.classes = folder.classes
         total = sum(map(len, folder.files.values()))
-        keep = total * 3 * self.side**2 <= KEPT_BYTES
         for name, files in folder.files.items():
-            images, labels = Images(files, self.side, keep=keep), folder.labels(name)
+            images, labels = decoded(folder.root, files, self.side), folder.labels(name)
             for split, examples in self.examples.items():
                 own = torch.tensor(folder.splits[name][split], dtype=torch.int64)
                 examples[name] = _part(labels, images, own)
@@ -151,16 +152,19 @@ class OfficeTask(Task):
         examples = self.examples[split]
         scales = self.protocol.options.get("scales") if split == "train" else None
 
-        def group(k: int, index: Tensor, generator: torch.Generator | None) -> InputGroup:
+        augmented = scales is not None and seed is not None
+
+        def group(k: int, index: Tensor, draw: int | None) -> InputGroup:
             name = self.info.objectives[k]
-            images = (examples[name].read(index) / 255 - MEAN) / STD
-            if scales is not None and generator is not None:
-                draw = int(torch.randint(2**31, (), generator=generator))
-                images = Crops.draw(len(index), (self.side,) * 2, scales, draw).bilinear(images)
+            images = examples[name].read(index)
+            if scales is not None and draw is not None:
+                crops = Crops.draw(len(index), (self.side,) * 2, scales, draw)
+                images = crops.bilinear(NORMALIZE(images))
             return InputGroup(images, {name: examples[name].labels[index]})
 
         sizes = [len(examples[name].labels) for name in self.info.objectives]
-        return DomainBatches(group, sizes, self.protocol.batch_size, seed)
+        finish = None if augmented else NORMALIZE
+        return DomainBatches(group, sizes, self.protocol.batch_size, seed, finish)
 
     def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
         return cross_entropy(prediction, target)

@@ -53,3 +53,34 @@ def test_a_task_counts_the_epochs_in_which_it_had_labels() -> None:
         powers = [math.exp(r / 2) for r in ratio]
         expected = [3 * p / sum(powers) for p in powers]
         assert method.weights(dense_view()).tolist() == pytest.approx(expected)
+
+
+def test_windows_of_steps_as_released() -> None:
+    """The released trainers keep the last 2 n losses, ones before the first, and compare the means
+    of the two halves from step n + 1 on."""
+    n, K, losses = 3, 3, torch.rand(10, 3).double() + 0.5
+    method = DWA(K, window=n)
+    kept, view = torch.ones(2 * n, K).double(), dense_view(K)
+    for step, found in enumerate(losses):
+        kept = torch.cat([kept[1:], found[None]])
+        expected = torch.ones(K).double()
+        if step > n:
+            expected = K * (kept[n:].mean(0) / kept[:n].mean(0) / 2).softmax(0)
+        view.losses = found
+        for _ in range(2):  # as often as it is asked
+            assert_close(method.weights(view), expected, 1e-5)
+        method.after_step(lambda: found)  # noqa: B023
+        method.on_epoch_end(step, found)
+
+
+def test_windows_survive_a_resume_and_absent_tasks() -> None:
+    first = DWA(2, window=2)
+    second = DWA(2, window=2)
+    view = dense_view(2)
+    for step in range(8):
+        view.losses = torch.tensor([1.0, 2.0 + step]).double()
+        first.weights(view)
+        first.after_step(lambda: view.losses)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first.weights(view), second.weights(view))
+    assert "costs" not in DWA(2).state_dict()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -137,15 +138,36 @@ def test_columns_go_by_their_names(tmp_path: Path) -> None:
     assert torch.equal(collect(CelebA(paper(), tmp_path), "train")[1], y)
 
 
-def test_images_are_kept_or_read_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    write(original(tmp_path))
-    kept = collect(CelebA(paper(), tmp_path), "train", seed=1)
-    monkeypatch.setattr(folder_module, "KEPT", 0)
-    task = CelebA(paper(), tmp_path)
-    again = collect(task, "train", seed=1)
-    assert task.photos["train"]._kept is None
-    assert torch.equal(kept[0], again[0])
-    assert torch.equal(kept[1], again[1])
+def aged(root: Path) -> None:
+    """Files that are known by their time of change."""
+    for path in root.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+
+
+def test_images_and_lists_are_read_once_for_all_runs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MTLBENCH_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    write(original(data))
+    fresh = collect(CelebA(paper(), data), "train", seed=1)
+    assert not (tmp_path / "cache").exists()  # as they may change again this very moment
+    aged(data)
+    first = collect(CelebA(paper(), data), "train", seed=1)
+    assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2  # lists, images of train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_module, "scan", None)
+        patch.setattr(folder_module, "decode", None)
+        again = collect(CelebA(paper(), data), "train", seed=1)
+    for one, two, three in zip(fresh, first, again, strict=True):
+        assert torch.equal(one, two)
+        assert torch.equal(one, three)
+    (original(data)[0] / "000004.jpg").write_bytes(b"")
+    with pytest.raises(DataError, match=r"000004\.jpg cannot be read"):
+        collect(CelebA(paper(), data), "train")
+    (original(data)[0] / "000009.jpg").unlink()
+    with pytest.raises(DataError, match=r"000009\.jpg is missing"):
+        CelebA(paper(), data)
 
 
 def test_seed_decides_the_order(tmp_path: Path) -> None:
@@ -264,14 +286,9 @@ def test_bad_files_are_named(
             CelebA(paper(), tmp_path)
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_a_broken_image_is_named_when_it_is_read(
-    kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_broken_image_is_named_when_it_is_read(tmp_path: Path) -> None:
     write(original(tmp_path))
     cut(original(tmp_path)[0] / "000004.jpg")
-    if not kept:
-        monkeypatch.setattr(folder_module, "KEPT", 0)
     with pytest.raises(DataError, match=r"000004\.jpg cannot be read as an image"):
         collect(CelebA(paper(), tmp_path), "train")
 

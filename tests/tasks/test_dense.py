@@ -44,26 +44,30 @@ both = pytest.mark.parametrize("cls", TASK_CLASSES, ids=lambda c: c.info.name)
 
 
 # ------------------------------------------------------------------------------------ folders
-def sample(cls: type[DenseTask], rng: np.random.Generator) -> dict[str, Array]:
+def sample(
+    cls: type[DenseTask], rng: np.random.Generator, size: tuple[int, int] = SIZE
+) -> dict[str, Array]:
     """Random arrays of one sample, as MTAN stores them."""
-    depth = rng.uniform(0.02, 0.4, (*SIZE, 1)) * (rng.random((*SIZE, 1)) > 0.2)
-    normal = rng.normal(size=(*SIZE, 3))
+    depth = rng.uniform(0.02, 0.4, (*size, 1)) * (rng.random((*size, 1)) > 0.2)
+    normal = rng.normal(size=(*size, 3))
     normal /= np.linalg.norm(normal, axis=2, keepdims=True)
     arrays = {
-        "image": rng.random((*SIZE, 3)),
-        "segmentation": rng.integers(-1, cls.classes, SIZE),
+        "image": rng.random((*size, 3)),
+        "segmentation": rng.integers(-1, cls.classes, size),
         "depth": depth,
-        "normal": normal * (rng.random((*SIZE, 1)) > 0.2),
+        "normal": normal * (rng.random((*size, 1)) > 0.2),
     }
     return {name: arrays[name].astype(np.float32) for name in cls.kinds}
 
 
-def write(cls: type[DenseTask], folder: Path) -> dict[str, list[dict[str, Array]]]:
+def write(
+    cls: type[DenseTask], folder: Path, size: tuple[int, int] = SIZE
+) -> dict[str, list[dict[str, Array]]]:
     """A hand-made MTAN folder, and what is in it."""
     rng = np.random.default_rng(0)
     content: dict[str, list[dict[str, Array]]] = {}
     for split, count in COUNTS.items():
-        content[split] = [sample(cls, rng) for _ in range(count)]
+        content[split] = [sample(cls, rng, size) for _ in range(count)]
         for i, arrays in enumerate(content[split]):
             for name, array in arrays.items():
                 path = folder / split / cls.kinds[name].folder / f"{i}.npy"

@@ -182,16 +182,18 @@ def write_idx(path: Path, array: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
     path.write_bytes(header + array.tobytes())
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def write_folder(root: Path) -> None:
     rng = np.random.default_rng(0)
     for name in FILES:
         n = 60 if name.startswith("train") else 20
         shape = (n, 28, 28) if "images" in name else (n,)
         high = 256 if "images" in name else 10
-        write_idx(
-            tmp_path / f"MNIST/raw/{name}-ubyte", rng.integers(high, size=shape).astype(np.uint8)
-        )
+        write_idx(root / f"MNIST/raw/{name}-ubyte", rng.integers(high, size=shape).astype(np.uint8))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_folder(tmp_path)
     return tmp_path
 
 

@@ -44,6 +44,7 @@ class Job:
         threads: torch threads of each run.
         checkpoint_seconds: least time between two checkpoints of a run.
         logs: where learning curves go besides CSV files.
+        workers: processes that fetch each run's batches ahead; None for as many as pay.
     """
 
     queue: Queue
@@ -52,6 +53,7 @@ class Job:
     threads: int = 1
     checkpoint_seconds: float = 60.0
     logs: tuple[str, ...] = ()
+    workers: int | None = None
 
     def watching(self, watch: Watch) -> Watching:
         """What a run is executed with, in whichever process."""
@@ -59,7 +61,7 @@ class Job:
 
     def load(self, jobs: int) -> Load:
         """What a run computes with, of so many at a time."""
-        return Load(self.threads, jobs)
+        return Load(self.threads, jobs, self.workers)
 
 
 class Backend(ABC):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from mtlbench.processes import INTERRUPTED, end_with_parent, stop
+from mtlbench.processes import INTERRUPTED, end_with_parent, ending, stop
 from mtlbench.runs.backends import PATIENCE, Backend, Job
 from mtlbench.runs.events import Event, StoppedError, unwatched
 from mtlbench.runs.execute import Load, Watching, make
@@ -109,7 +109,7 @@ class Local(Backend):
             workers.remove(worker)
             worker.process.join()
             worker.pipe.close()
-            job.queue.ended(run, f"the run's process ended with {_exit(worker.process)}")
+            job.queue.ended(run, f"the run's process ended with {ending(worker.process)}")
             return
         if isinstance(message, Event):
             job.watch(run, message)
@@ -121,12 +121,6 @@ class Local(Backend):
 def least_loaded(gpus: Sequence[str], taken: Sequence[str | None]) -> str | None:
     """The GPU that the fewest workers have; None where there is none."""
     return min(gpus, key=taken.count, default=None)
-
-
-def _exit(process: BaseProcess) -> str:
-    code = process.exitcode
-    hint = " (killed: out of memory?)" if code == -signal.SIGKILL else ""
-    return f"exit code {code}{hint}"
 
 
 def _wind_down(workers: Sequence[_Worker], job: Job) -> None:
@@ -168,6 +162,7 @@ def _tell(worker: _Worker, message: object) -> None:
 def _serve(pipe: Connection, folder: Path, load: Load, watching: Watching, gpu: str | None) -> None:
     """Execute what comes through the pipe, until it is closed."""
     end_with_parent()
+    multiprocessing.current_process().daemon = False  # it may have processes that fetch batches
     if gpu is not None:
         os.environ[VISIBLE] = gpu
     store, watching = Store(folder), replace(watching, watch=partial(_tell_of, pipe))

@@ -12,6 +12,7 @@ from tests.models import (
     MakeBatch,
     buffers_of,
     displacements,
+    make_problem,
     make_stepper,
     mse,
     multi_batch,
@@ -62,6 +63,19 @@ def test_lengths_are_as_defined(method: str) -> None:
         assert float(d[flat.shared].norm()) == pytest.approx(0.2)
         for j, segment in enumerate(flat.heads):
             assert float(d[segment].norm()) == pytest.approx(0.2 if j == k else 0.0)
+
+
+def test_heads_may_move_by_the_gradient_of_the_mean_loss_as_it_is() -> None:
+    stepper = make_stepper(tiny_model(), "ls", "samo:rho=0.2,mu=0.05,head_length=gradient")
+    flat = stepper.flat
+    torch.manual_seed(0)
+    mean = [own.clone() for own in make_problem(stepper).view().head_grads()]
+    torch.manual_seed(0)
+    _, points = _points(stepper)
+    for k, d in enumerate(points):
+        assert float(d[flat.shared].norm()) == pytest.approx(0.2)
+        expected = mean[k] / len(points)
+        assert torch.allclose(d[flat.heads[k]], expected, atol=1e-12)
 
 
 def test_noise_comes_from_the_runs_generator_alone() -> None:

@@ -195,8 +195,9 @@ class Task(Checked, ABC):
 
     @abstractmethod
     def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
-        """The training loss, a scalar: the mean over the batch. A :class:`JointLoss` as a class
-        attribute will do, too."""
+        """The training loss, a scalar: the mean over the batch's examples. A :class:`JointLoss` as a
+        class attribute will do, too; so will any object, which says by ``size`` what else it is a
+        mean of: see :class:`SizedLoss`."""
 
     @abstractmethod
     def meters(self) -> Mapping[str, Metric]:

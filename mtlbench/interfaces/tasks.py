@@ -195,9 +195,9 @@ class Task(Checked, ABC):
 
     @abstractmethod
     def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
-        """The training loss, a scalar: the mean over the batch's examples. A :class:`JointLoss` as a
-        class attribute will do, too; so will any object, which says by ``size`` what else it is a
-        mean of: see :class:`SizedLoss`."""
+        """The training loss, a scalar: the mean over the batch's examples. A :class:`JointLoss` as
+        a class attribute will do, too, and so will a :class:`SizedLoss`, a mean over something
+        else."""
 
     @abstractmethod
     def meters(self) -> Mapping[str, Metric]:

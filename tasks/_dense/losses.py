@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -57,3 +59,16 @@ def _mean(errors: Tensor, valid: Tensor) -> Tensor:
 
 
 LOSSES = {"segmentation": segmentation_loss, "depth": depth_loss, "normal": normal_loss}
+
+
+class DenseLoss:
+    """The loss of each objective; a batch in parts has as many means, each of its valid pixels."""
+
+    def __call__(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
+        return LOSSES[objective](prediction, target)
+
+    def size(self, objective: str, target: Tensor) -> float:
+        """See :class:`~mtlbench.interfaces.SizedLoss`."""
+        classes = not target.is_floating_point()
+        valid = target != IGNORED if classes else valid_pixels(target.nan_to_num())
+        return int(valid.sum())

@@ -14,7 +14,7 @@ from mtlbench.data import SPLITS, ArrayBatches, check_split, refuse, split_indic
 from mtlbench.interfaces import Batch, Fault, InputGroup, MultiTaskModel, Picture, Protocol, Task
 from mtlbench.tasks._dense.augment import Crops
 from mtlbench.tasks._dense.folder import Kind, Samples, open_samples, scan
-from mtlbench.tasks._dense.losses import LOSSES, as_labels
+from mtlbench.tasks._dense.losses import DenseLoss, as_labels
 from mtlbench.tasks._dense.pictures import panels
 from mtlbench.tasks._nets.deeplab import deeplab, deeplab_trunk, mtan_deeplab
 from mtlbench.tasks._nets.mtan import mtan
@@ -128,8 +128,7 @@ class DenseTask(Task):
 
         return ArrayBatches(group, len(samples), self.protocol.batch_size, seed)
 
-    def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
-        return LOSSES[objective](prediction, target)
+    loss = DenseLoss()
 
     def meters(self) -> Mapping[str, Metric]:
         from mtlbench.tasks._dense.meters import meter  # slow, and needed by no training step

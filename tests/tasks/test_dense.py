@@ -25,7 +25,14 @@ from mtlbench.errors import DataError, UsageError
 from mtlbench.interfaces import Batch, InputGroup, Protocol
 from mtlbench.registry import TASKS, Spec
 from mtlbench.tasks._dense.augment import Crops
-from mtlbench.tasks._dense.losses import depth_loss, normal_loss, segmentation_loss
+from mtlbench.tasks._dense.losses import (
+    LOSSES,
+    DenseLoss,
+    as_labels,
+    depth_loss,
+    normal_loss,
+    segmentation_loss,
+)
 from mtlbench.tasks._dense.meters import BIN, MedianAngle, PixelMean, angles, meter
 from mtlbench.tasks._dense.task import DenseTask
 from mtlbench.tasks.cityscapes import INVERSE_METRES, NEAREST, Cityscapes
@@ -342,6 +349,24 @@ def test_an_image_without_a_valid_pixel_costs_nothing(name: str, zero: bool) -> 
     mixed = torch.cat([target[name], nothing])
     together = loss(torch.cat([prediction.detach()] * 2), mixed)
     torch.testing.assert_close(together, loss(prediction.detach(), target[name]))
+
+
+@pytest.mark.parametrize("objective", LOSSES)
+def test_losses_of_parts_add_up_by_their_valid_pixels(objective: str) -> None:
+    """Examples without a valid pixel have no label, and count for nothing."""
+    channels = {"segmentation": 4, "depth": 1, "normal": 3}[objective]
+    prediction = torch.randn(5, channels, 6, 7, dtype=torch.float64)
+    target = torch.randn_like(prediction) * (torch.rand(5, 1, 6, 7) > torch.rand(5, 1, 1, 1))
+    target[2] = 0
+    if objective == "segmentation":
+        target = torch.where(target[:, 0] != 0, 2, -1)
+    known = torch.tensor([0, 1, 3, 4])
+    loss, size = DenseLoss(), DenseLoss().size
+    labels = target if objective == "segmentation" else as_labels(target)
+    whole = loss(objective, prediction[known], target[known])
+    first = size(objective, labels[:2]) * loss(objective, prediction[:2], target[:2])
+    second = size(objective, labels[2:]) * loss(objective, prediction[3:], target[3:])
+    torch.testing.assert_close((first + second) / size(objective, labels), whole)
 
 
 # ------------------------------------------------------------------------------------ meters

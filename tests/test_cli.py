@@ -296,7 +296,7 @@ def test_a_long_list_has_what_tasks_declare(mtlbench: Mtlbench) -> None:
         ),
         ("samo", ["alpha=0.5 (number >= 0 and <= 1)", "points=per-task (per-task or by-sign)"]),
         ("samo", ["7 forward and 3 backward for 2 tasks"]),
-        ("multimnist", ["left_accuracy", "mini v1"]),
+        ("multimnist", ["left_accuracy", "mini v2"]),
         (TOY, ["fault=null (", "at=1 (integer >= 0)"]),
     ],
 )

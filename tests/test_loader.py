@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +18,14 @@ from torch import Tensor
 
 from mtlbench.data import ArrayBatches, Normalize, loader, reading
 from mtlbench.data.loader import Feed, check_workers, default_workers
+from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.hardware import cores
 from mtlbench.interfaces import Batch, InputGroup
+from mtlbench.registry import Spec
+from mtlbench.training.history import Phase
+from mtlbench.training.trainer import Trainer
+from tests.toy_task import ToyTask
 
 CPU = torch.device("cpu")
 PIXELS = torch.randint(256, (50, 3, 4, 4), generator=torch.Generator().manual_seed(0)).byte()
@@ -157,3 +165,30 @@ def test_bytes_are_normalized_as_by_plain_arithmetic() -> None:
     assert torch.equal(Normalize()(every), every.float() / 255)
     assert torch.equal(Normalize(mean, std)(every), (every / 255 - mean) / std)
     assert torch.equal(Normalize(mean)(every), every / 255 - mean)
+
+
+def test_a_training_goes_on_with_another_number_of_processes() -> None:
+    def trainer(workers: int) -> Trainer:
+        task = ToyTask(dataclasses.replace(ToyTask.info.protocols[0], epochs=2))
+        return Trainer(
+            task,
+            task.info.objectives,
+            architecture="linear",
+            method=Spec("ls"),
+            sharpness=Spec("none"),
+            seed=0,
+            device=CPU,
+            workers=workers,
+        )
+
+    def numbers(phase: Phase) -> dict[str, Any]:
+        return phase.model_dump(exclude={"epochs": {"__all__": {"step_ms"}}})
+
+    states: list[dict[str, Any]] = []
+    with seeded(0):
+        one = trainer(0)
+        plain = one.fit(lambda: states.append(copy.deepcopy(one.state_dict())))
+    with seeded(0):
+        other = trainer(2)
+        other.load_state_dict(states[0])
+        assert numbers(other.fit()) == numbers(plain)

@@ -19,7 +19,7 @@ import mtlbench
 from mtlbench.engine.randomness import seeded
 from mtlbench.errors import DataError, UsageError
 from mtlbench.hardware import torch_threads
-from mtlbench.registry import SHARPNESS, Spec
+from mtlbench.registry import SHARPNESS, Spec, identifying
 from mtlbench.runs.events import Event
 from mtlbench.runs.execute import Load, Watching, execute
 from mtlbench.runs.record import RunRecord
@@ -285,8 +285,7 @@ def test_what_a_record_says(shared: Path) -> None:
     assert identity.task_options == {"fault": None, "at": 1, "once": ""}
     assert (identity.protocol, identity.protocol_version, identity.epochs) == ("mini", 1, EPOCHS)
     assert identity.method_options == {"lr": 1e-3}
-    options = SHARPNESS.resolve(Spec("samo"))[1]
-    assert identity.sharpness_options == {k: v for k, v in options.items() if k != "points"}
+    assert identity.sharpness_options == identifying(*SHARPNESS.resolve(Spec("samo")))
     assert identity.sharpness_options["rho"] == 0.05
     assert record.titles == ("UW", "SAMO")
     assert (record.role, record.plain) == ("method", False)

@@ -46,7 +46,14 @@ def by_check(found: list[Finding]) -> dict[str, Finding]:
 
 
 # -------------------------------------------------------------------------------- all conform
-@pytest.mark.parametrize("name", METHODS.names())
+LONG = {"epo", "forum"}
+"""Methods that solve programmes by the thousand to be checked: seconds each."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS.names()],
+)
 def test_a_registered_method_conforms(name: str) -> None:
     assert_conforms(name)
 

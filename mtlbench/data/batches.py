@@ -132,7 +132,7 @@ class Normalize:
             mean, std = (None if each is None else each.to(device) for each in (mean, std))
             self._there[device] = levels.to(device), mean, std
         levels, mean, std = self._there[device]
-        images = pixels / levels
+        images = pixels.to(torch.float32, copy=True).div_(levels)
         if mean is not None:
             images.sub_(mean)
         return images if std is None else images.div_(std)

@@ -11,7 +11,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -84,11 +84,12 @@ class Feed:
             for batch in batches:
                 yield [group.to(self.device) for group in batch]
             return
-        for batch in _fetched(batches, self.workers):
-            yield batches.finished([group.to(self.device) for group in batch])
+        with closing(_fetched(batches, self.workers)) as fetched:
+            for batch in fetched:
+                yield batches.finished([group.to(self.device) for group in batch])
 
 
-def _fetched(batches: NumberedBatches, workers: int) -> Iterator[Batch]:
+def _fetched(batches: NumberedBatches, workers: int) -> Generator[Batch]:
     """Batches on the host, unfinished.
 
     The first is fetched here: what that opens is opened once, and there for the processes.

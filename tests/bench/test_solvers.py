@@ -62,7 +62,7 @@ def test_what_finds_nothing_is_listed(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise ArithmeticError
 
-    monkeypatch.setattr("mtlbench.methods._solvers._cvxpy_solve", fail)
+    monkeypatch.setattr("mtlbench.methods._certified._cvxpy_solve", fail)
     plan, out = write(tmp_path / "plan.yaml", PLAN), tmp_path / "solvers.csv"
     options = ["--case", "mgda K=2 scaled: cvxpy", "--out", str(out)]
     assert main(["bench", "solvers", "--plan", plan, *options]) == 0

@@ -7,7 +7,13 @@ from mtlbench.engine.gramian import GramianMethod
 from mtlbench.registry import METHODS, Spec, identifying
 from tests.models import assert_close, dense_view, make_stepper, mse, single_batch, tiny_model
 
-PAPERS = {"mgda": "unit", "imtl_g": "unit", "nashmtl": "weighted", "fairgrad": "unit"}
+PAPERS = {
+    "mgda": "unit",
+    "imtl": "unit",
+    "imtl_g": "unit",
+    "nashmtl": "weighted",
+    "fairgrad": "unit",
+}
 
 
 def test_the_default_is_the_papers() -> None:
@@ -59,6 +65,6 @@ def test_no_head_climbs_where_its_weight_is_negative() -> None:
 @pytest.mark.parametrize("name", PAPERS)
 def test_runs_are_told_apart_where_the_default_is_not_what_was_done(name: str) -> None:
     cls, options = METHODS.resolve(Spec(name))
-    assert ("heads" in identifying(cls, options)) == (name in ("mgda", "imtl_g"))
+    assert ("heads" in identifying(cls, options)) == (name in ("mgda", "imtl", "imtl_g"))
     cls, options = METHODS.resolve(Spec.parse(f"{name}:heads=weighted"))
     assert ("heads" in identifying(cls, options)) == (name != "nashmtl")

@@ -554,6 +554,7 @@ def test_tasks_conform(task: str, arch: str) -> None:
     assert_conforms(task, architecture=arch)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "arch"), [cell for cell in CELLS if cell not in QUICK])
 def test_other_tasks_conform(task: str, arch: str) -> None:

@@ -7,7 +7,7 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,7 @@ def test_every_task_of_a_table_has_a_published_protocol() -> None:
     for name in TASKS.names():
         for p in TASKS.get(name).info.protocols:
             assert p.published == (p.name in ("paper", "libmtl"))
-            assert p.alone.keys() <= {f.name for f in fields(Protocol)}
             assert p.of_reference().alone == {}
-            assert p.of_reference().arch in TASKS.get(name).info.architectures
 
 
 DENSE = ("mtan", 200, 1e-4, 100), ("segnet", 200, 1e-4, 100)

@@ -194,6 +194,7 @@ BOUNDS = {
     "db_mtl.decay": ("-0.1 nan", "0 2"),
     "dualproj.solver": SOLVER,
     "dwa.temperature": ("0 -1 nan", "0.1 10"),
+    "dwa.window": ("-1 0.5 wide", "0 25"),
     "epo.eps": ("0 -1 nan", "0.1"),
     "excessmtl.lr": ("0 -1 nan", "0.01"),
     "fairgrad.alpha": ("0 -1 nan", "0.1 10"),

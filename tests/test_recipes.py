@@ -7,15 +7,16 @@ import csv
 import io
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from rich.console import Console
 
-from mtlbench.boards.beside import beside, published_groups
+from mtlbench.boards.beside import beside, of_base, published_groups
 from mtlbench.boards.build import build
 from mtlbench.boards.folder import read_folder
 from mtlbench.boards.published import Literature, datasets, names
@@ -40,6 +41,8 @@ QUICK = {"samo/qm9", "fmtl/multimnist"}
 LESS: dict[str, dict[str, Any]] = {
     "multimnist": {"overlays": {"train": 300, "val": 20, "test": 20}},
     "qm9": {"d": 8, "edge_width": 8},
+    "office_home": {"side": 32},
+    "office31": {"side": 32},
 }
 """Options of protocols for a rehearsal within seconds."""
 MULTIMNIST = next(p for p in MultiMNIST.info.protocols if p.name == "paper")
@@ -143,6 +146,24 @@ def test_rehearsal(recipe: Path, folders: Callable[[str], Path], tmp_path: Path)
         assert "ours: " in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_ours_stand_below_theirs() -> None:
+    """With what ours have more, and delta-m against the base of the released code."""
+    literature = Literature.read("cityscapes")
+    printed = {"mIoU": 68.84, "PixAcc": 91.54, "AbsErr": 0.0309, "RelErr": 33.50}
+    ours = {m: value + 1 for m, value in printed.items()}
+    own = {"method": "mgda", "method_title": "MGDA", "sharpness": "none", "sharpness_title": ""}
+    row = {**own, "method_options": "", "sharpness_options": "", "delta_m": 40.0, **ours}
+    console = Console(width=400, file=io.StringIO())
+    console.print(beside(literature, pd.DataFrame([row]), "title"))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    (first, theirs, difference) = [line.split() for line in lines[-4:-1]]
+    assert first[-6:-2] == ["69.84", "92.54", "1.031", "34.5"]
+    assert theirs[:2] == ["MGDA", "[1"]
+    assert theirs[-6:] == ["68.84", "91.54", "0.0309", "33.50", "44.14", "44.14"]
+    assert difference[-6:-2] == ["+1"] * 4
+    assert of_base(literature, printed) == pytest.approx(44.14, abs=0.01)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["cityscapes", "office_home", "qm9"])
 def test_the_reference_stands_in_the_group_of_the_others(
@@ -171,9 +192,7 @@ def test_every_task_of_a_table_has_a_published_protocol() -> None:
     for name in TASKS.names():
         for p in TASKS.get(name).info.protocols:
             assert p.published == (p.name in ("paper", "libmtl"))
-            assert p.alone.keys() <= {f.name for f in fields(Protocol)}
             assert p.of_reference().alone == {}
-            assert p.of_reference().arch in TASKS.get(name).info.architectures
 
 
 DENSE = ("mtan", 200, 1e-4, 100), ("segnet", 200, 1e-4, 100)

@@ -17,7 +17,7 @@ from mtlbench.boards.symbols import DOWN, UP
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, declared_options
 
 if TYPE_CHECKING:
-    from mtlbench.interfaces import Passes, SharpnessWrapper, Task, WeightingMethod
+    from mtlbench.interfaces import Passes, Protocol, SharpnessWrapper, Task, WeightingMethod
 
 SIZES = (2, 10)
 """Numbers of tasks that costs are shown for."""
@@ -59,7 +59,7 @@ def _task(name: str) -> dict[str, str]:
     ]
     protocols = [
         f"{p.name} v{p.version}: {p.arch}, {p.epochs} epochs, batches of {p.batch_size}, "
-        f"{p.optimizer} {p.lr:g}"
+        f"{p.optimizer} {p.lr:g}{_further(p)}"
         for p in info.protocols
     ]
     return {
@@ -74,6 +74,13 @@ def _task(name: str) -> dict[str, str]:
         "licence": info.licence,
         "papers": "\n".join(info.references),
     }
+
+
+def _further(protocol: Protocol) -> str:
+    """What single tasks have instead, and where weights come from."""
+    alone = ", ".join(f"{name} {value}" for name, value in protocol.alone.items())
+    weights = f"; begins with {protocol.weights}" if protocol.weights else ""
+    return (f"; single tasks: {alone}" if alone else "") + weights
 
 
 def _method(name: str) -> dict[str, str]:

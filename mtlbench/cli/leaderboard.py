@@ -14,16 +14,14 @@ from mtlbench.cli.terminal import aside, console, say
 from mtlbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from mtlbench.boards.build import Board
     from mtlbench.runs.record import RunRecord
 
 
 def leaderboard(
-    folder: Annotated[Path, typer.Argument(help="Folder of records.")] = Path(
-        "leaderboards/records"
-    ),
+    folder: Annotated[
+        Path | None, typer.Argument(help="Folder of records; leaderboards/records by default.")
+    ] = None,
     out: Out = Path("leaderboards"),
     check: Annotated[
         bool,
@@ -43,8 +41,8 @@ def leaderboard(
     published: Annotated[
         str | None,
         typer.Option(
-            help="Print the literature's table of this data set, and beside its rows those of the "
-            "folder that are of a published protocol, on the real data."
+            help="Print the literature's table of this data set and, if a folder is given, beside "
+            "its rows those of the folder that are of a published protocol, on the real data."
         ),
     ] = None,
 ) -> None:
@@ -61,6 +59,7 @@ def leaderboard(
     if published is not None:
         print_published(published, folder)
         return
+    folder = Path("leaderboards/records") if folder is None else folder
     if check and (folder / MANIFEST).is_file():
         check_submission(folder, out)
         return
@@ -146,8 +145,12 @@ def warn(faults: Sequence[str]) -> None:
         aside(f"left out: {fault}", style="yellow")
 
 
-def print_published(name: str, folder: Path) -> None:
-    """Print what papers report, with delta-m and ranks computed again, and what is ours beside."""
+def print_published(name: str, folder: Path | None) -> None:
+    """Print what papers report, with delta-m and ranks computed again, and what is ours beside.
+
+    Raises:
+        UsageError: nothing is published of this name, or there are no records.
+    """
     from mtlbench.boards.beside import beside, published_groups
     from mtlbench.boards.published import Literature
     from mtlbench.boards.terminal import heading
@@ -155,12 +158,11 @@ def print_published(name: str, folder: Path) -> None:
 
     literature = Literature.read(name)
     console.print(*literature.render())
+    if folder is None:
+        return
     task = name.replace("-", "_")
-    groups: list[DataFrame] = []
-    if folder.is_dir():
-        built, *_ = read_boards(folder)
-        if task in built:
-            groups = published_groups(TASKS.get(task).info, built[task])
+    built, *_ = read_boards(folder)
+    groups = published_groups(TASKS.get(task).info, built[task]) if task in built else []
     for rows in groups:
         console.print(beside(literature, rows, heading(rows)))
     if not groups:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,7 +20,15 @@ from mtlbench.engine.labels import Labels
 from mtlbench.engine.randomness import evaluation_mode
 from mtlbench.engine.step import StepReport
 from mtlbench.errors import UsageError
-from mtlbench.interfaces import Batch, Ignored, InputGroup, MultiTaskModel, Task, TaskInfo
+from mtlbench.interfaces import (
+    Batch,
+    Ignored,
+    InputGroup,
+    MultiTaskModel,
+    Protocol,
+    Task,
+    TaskInfo,
+)
 from mtlbench.registry import SHARPNESS, TASKS, Spec, baseline
 from mtlbench.runs.spec import build_task
 from mtlbench.testing.findings import (
@@ -146,6 +154,12 @@ def _declaration(subject: TaskSubject) -> str:
         known = hasattr(torch.optim.lr_scheduler, scheduler)
         require(known, f"torch.optim.lr_scheduler has no {scheduler!r}")
         require(p.rho, f"protocol {p.name}: an empty grid of rho")
+        strange = p.alone.keys() - {f.name for f in fields(Protocol)}
+        require(not strange, f"protocol {p.name}: alone has {', '.join(sorted(strange))}")
+        own = p.of_reference().arch
+        require(own in info.architectures, f"protocol {p.name}: alone: no architecture {own!r}")
+        unknown = p.base.keys() - {m.name for m in info.metrics}
+        require(not unknown, f"protocol {p.name}: a base of {', '.join(sorted(unknown))}")
     for name in ("title", "licence", "source", "instead"):
         require(getattr(info, name).strip(), f"{name} is empty")
     return f"{len(info.objectives)} objectives, {len(info.metrics)} metrics"

@@ -364,9 +364,11 @@ def test_published_split() -> None:
         [5, 28, 31, 82],
         [11, 17, 21, 42],
     ]
-    rule = split_indices(FULL, PUBLISHED)
-    for name in SPLITS:
+    rule = split_indices(FULL, (110_000, 10_000, 10_000))
+    for name in ("val", "test"):
         np.testing.assert_array_equal(found[name], np.sort(rule[name]))
+    rest = np.setdiff1d(np.arange(FULL), [*rule["val"], *rule["test"]])
+    np.testing.assert_array_equal(found["train"], rest)
 
 
 @pytest.mark.parametrize("sizes", [PUBLISHED, MINI.options["split"]])
@@ -380,7 +382,7 @@ def test_the_order_of_the_molecules_does_not_matter(sizes: tuple[int, int, int])
 
 def test_the_embedded_molecules_are_of_qm9(embedded: Arrays) -> None:
     assert (codes()[embedded["index"]] > 0).all()
-    assert QM9(PAPER).data_source == "QM9, 5,000 embedded molecules, split 4,232/384/384"
+    assert QM9(PAPER).data_source == "QM9, 5,000 embedded molecules, split 4,236/382/382"
 
 
 # ------------------------------------------------------------------------------------ faults

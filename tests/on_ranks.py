@@ -11,35 +11,26 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
-from torchmetrics import Metric
 
 from mtlbench import (
     InputGroup,
     MultiTaskModel,
     ProcessRanks,
-    Protocol,
     Stepper,
-    Task,
     UsageError,
 )
-from mtlbench.data import ArrayBatches
-from mtlbench.engine.randomness import seeded
 from mtlbench.engine.reduce import ALONE, Ranks, Shares
 from mtlbench.interfaces import Batch, JointLoss, Loss
-from mtlbench.registry import Spec
-from mtlbench.runs.spec import build_task
-from mtlbench.training.trainer import Trainer
-from tests.toy_task import End, ToyTask
+from mtlbench.testing.steps import Descent
 
 N, STEPS = 11, 3
 LIMIT = 100.0
@@ -333,7 +324,7 @@ def train(
     dtype: torch.dtype = torch.float64,
     loss: Callable[[], Loss] | None = None,
     made: Callable[[int, torch.dtype], MultiTaskModel] = model,
-    adam: bool = False,
+    adam: bool | None = False,
     spoil: Callable[[int, Batch, list[Batch]], None] | None = None,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Three steps: what is left behind and was seen, and why steps were skipped.
@@ -348,7 +339,7 @@ def train(
         dtype: of parameters and inputs.
         loss: makes the loss.
         made: makes the network.
-        adam: instead of descent with momentum.
+        adam: instead of descent with momentum; None for descent without, which is soon imported.
         spoil: changes a step's batch and its parts.
     """
     net = made(K, dtype)
@@ -356,9 +347,10 @@ def train(
     judge: Loss = _squared if loss is None else loss()
     beside = list(judge.parameters()) if isinstance(judge, nn.Module) else []
     every = [*net.parameters(), *beside]
-    optimizer: torch.optim.Optimizer = torch.optim.SGD(every, 0.05, momentum=0.9)
-    if adam:
-        optimizer = torch.optim.Adam(every, 1e-2)
+    optimizer: torch.optim.Optimizer = Descent(net, 0.05)
+    if adam is not None:
+        adaptive, descent = torch.optim.Adam, torch.optim.SGD
+        optimizer = adaptive(every, 1e-2) if adam else descent(every, 0.05, momentum=0.9)
     stepper = Stepper(net, optimizer, method, wrapper, seed=3, clip_norm=0.5, ranks=ranks)
     others = [
         batches("full", K, dtype, size, seed=8 + i) for i in range(stepper.n_further)
@@ -519,92 +511,3 @@ def volumes(pairs: Sequence[tuple[str, str]], ranks: ProcessRanks) -> list[list[
         sent = (ranks.elements - elements) / (2 * (ranks.size - 1) / ranks.size)
         found.append([ranks.calls - calls, sent / stepper.flat.shared.stop])
     return found
-
-
-class InDouble(Task):
-    """Another task in double precision, and a share of its training data.
-
-    Args:
-        task: the other one.
-        share: one in so many batches.
-    """
-
-    def __init__(self, task: Task, share: int) -> None:
-        self._task, self._share = task, share
-        self.info, self.protocol, self.ignore = task.info, task.protocol, task.ignore  # type: ignore[misc]
-
-    def build_model(self, arch: str) -> MultiTaskModel:
-        return self._task.build_model(arch).double()
-
-    def batches(self, split: str, seed: int | None) -> Iterable[Batch]:
-        every = self._task.batches(split, seed)
-        assert isinstance(every, ArrayBatches)
-
-        def group(index: Tensor) -> InputGroup:
-            made = every.group(index)
-            return InputGroup(made.inputs.double(), made.targets)
-
-        return ArrayBatches(group, every.n // self._share, every.batch_size, every.seed)
-
-    def loss(self, objective: str, prediction: Any, target: Tensor) -> Tensor:
-        return self._task.loss(objective, prediction, target)
-
-    def meters(self) -> Mapping[str, Metric]:
-        return self._task.meters()
-
-
-def trained(name: str, method: str, wrapper: str, share: int, ranks: Ranks) -> dict[str, Any]:
-    """An epoch, and what it is told to have come to."""
-    whole, _ = build_task(Spec.parse(name), None, None, 1)
-    task = InDouble(whole, share)
-    with seeded(0):
-        trainer = Trainer(
-            task,
-            task.info.objectives,
-            architecture=task.protocol.arch,
-            method=Spec.parse(method),
-            sharpness=Spec.parse(wrapper),
-            seed=0,
-            device=torch.device("cpu"),
-            ranks=ranks,
-        )
-        phase = trainer.fit()
-    (epoch,) = phase.epochs
-    weights = torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    return {
-        "steps": trainer.stepper.steps,
-        "train": list(epoch.train_losses.values()),
-        "test": list(phase.selected["test"].losses.values()),
-        "metrics": list(phase.selected["test"].metrics.values()),
-        "weights": weights.tolist(),
-    }
-
-
-class OneFails(ToyTask):
-    """The toy, where one process alone fails.
-
-    Args:
-        protocol: as the toy's.
-        data: likewise.
-        fault: likewise.
-        at: likewise.
-        once: likewise.
-        rank: which process.
-    """
-
-    def __init__(
-        self,
-        protocol: Protocol,
-        data: Path | None = None,
-        *,
-        fault: End | None = None,
-        at: NonNegativeInt = 1,
-        once: str = "",
-        rank: int = 1,
-    ) -> None:
-        super().__init__(protocol, data, fault=fault, at=at, once=once)
-        self.rank = rank
-
-    def _fail(self) -> None:
-        if int(os.environ.get("RANK", "0")) == self.rank:
-            super()._fail()

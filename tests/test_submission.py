@@ -174,7 +174,7 @@ UNFIT: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda c: score(c, 120.0), "kind_accuracy is 120, and has to be from 0 to 100"),
     (lambda c: score(c, float("nan")), "kind_accuracy is nan"),
     (lambda c: c.update(step_ms=-1), "step_ms is -1.0, and has to be greater than 0"),
-    (lambda c: c["provenance"].update(commit=""), "neither a commit nor the hash"),
+    (lambda c: c["provenance"].update(commit="", source=""), "neither a commit nor the hash"),
     (lambda c: c["metrics"][1].update(higher_is_better=True), "are not those that the task"),
     (lambda c: c.update(role="reference"), "is no reference: the specification's rows"),
     (lambda c: c["phases"][0].update(selected_epoch=9), "has 3 of 3 epochs, or selects none"),

@@ -245,6 +245,7 @@ def diagnosed(*words: object) -> int:
     return main(["diagnose", *map(str, words), "--samples", "2", "--top", "2"])
 
 
+@pytest.mark.slow
 def test_the_command(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert diagnosed(runs.plain, "--out", tmp_path, "--against", runs.sam, "--points", 5) == 0
     said = capsys.readouterr().out

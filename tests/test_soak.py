@@ -58,10 +58,11 @@ def killed(words: list[str], delay: float | None) -> bool:
     return process.returncode != 0
 
 
+@pytest.mark.slow  # test_claims.py and test_sweep.py kill once, too
 @pytest.mark.skipif(os.name != "posix", reason="kills process groups")
 @pytest.mark.parametrize(
     "kills",
-    [1, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])],
+    [1, pytest.param(50, marks=pytest.mark.timeout(1200))],
 )
 def test_killed_again_and_again(kills: int, tmp_path: Path) -> None:
     unbroken = Store(tmp_path / "unbroken")

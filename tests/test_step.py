@@ -63,8 +63,13 @@ def test_every_method_has_a_reference() -> None:
     assert sorted(REFERENCES) == METHODS
 
 
-@EVERY_METHOD
-@pytest.mark.parametrize("sharpness", ["none", "sam", "fmtl", "samo"])
+@pytest.mark.parametrize(
+    ("method", "sharpness"),
+    [
+        pytest.param(*cell, marks=() if cell in CELLS else pytest.mark.slow)
+        for cell in itertools.product(METHODS, ["none", "sam", "fmtl", "samo"])
+    ],
+)
 @BATCHES
 def test_three_steps_follow_the_reference(
     method: str, sharpness: str, make_batch: MakeBatch

@@ -603,6 +603,9 @@ def test_what_is_declared_is_about_the_default_options(spec: str) -> None:
     found = check(spec)
     assert failed(found) == []
     assert {f.held for f in found if f.check in ("passes", "permutation")} == {"not claimed"}
+
+
+def test_what_is_given_as_it_is_anyway_is_held() -> None:
     assert by_check(check("cagrad:c=0.4"))["scaling"].held == "claimed"
 
 

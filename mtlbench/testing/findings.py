@@ -148,7 +148,9 @@ def global_seed(seed: int) -> Iterator[None]:
     numpy = legacy.state
     try:
         with torch.random.fork_rng(range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a stack's traceback
+            if torch.cuda.is_available():
+                torch.cuda.manual_seed_all(seed)
             legacy.state = np.random.MT19937(seed).state
             random.seed(seed)
             yield

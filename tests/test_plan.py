@@ -56,6 +56,9 @@ def test_the_baseline_alone_is_trained_for_longer_at_equal_time() -> None:
     spec = SweepSpec.parse(content | {"equal_time": [2, 4], "seeds": [0, 1]}, "here")
     found = [(r.method, r.sharpness, r.seed, r.epochs) for r in spec.requests() if r.epochs]
     assert found == [("ls", "none", seed, n * epochs) for seed in (0, 1) for n in (2, 4)]
+    unknown = SweepSpec.parse(content | {"equal_time": [2], "protocol": "maxi"}, "here")
+    with pytest.raises(UsageError, match="has no protocol 'maxi'"):
+        unknown.requests()
 
 
 def test_grids_with_wrappers_of_their_own() -> None:

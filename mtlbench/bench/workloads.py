@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from mtlbench.bench.plan import Part
 from mtlbench.engine.randomness import seeded
 from mtlbench.engine.stream import RowsMode
-from mtlbench.errors import UsageError
 from mtlbench.interfaces import Batch, InputGroup, Loss, MultiTaskModel, Task
 from mtlbench.registry import TASKS, Spec
 from mtlbench.training.stepper import Stepper
@@ -176,8 +175,4 @@ def find_task(name: str, protocol: str | None = None) -> Task:
     Raises:
         UsageError: it has no such protocol.
     """
-    protocols = {p.name: p for p in TASKS.get(Spec.parse(name).name).info.protocols}
-    wanted = next(iter(protocols)) if protocol is None else protocol
-    if wanted not in protocols:
-        raise UsageError(f"task {name!r} has no protocol {wanted!r}; valid: {', '.join(protocols)}")
-    return TASKS.build(name, protocols[wanted], None)
+    return TASKS.build(name, TASKS.get(Spec.parse(name).name).info.protocol(protocol), None)

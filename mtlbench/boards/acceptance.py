@@ -110,8 +110,7 @@ def _of_task(
     if absent:
         yield f"its specification is of {', '.join(sorted(absent))}, too, and there are no records"
     info = TASKS.get(Spec.parse(spec.tasks[0]).name).info
-    wanted = spec.protocol or info.protocols[0].name
-    protocol = next(p for p in info.protocols if p.name == wanted)
+    protocol = info.protocol(spec.protocol)
     epochs = spec.epochs or protocol.epochs
     longer = [factor * epochs for factor in spec.equal_time]
     # But for the baseline at the time that others take:

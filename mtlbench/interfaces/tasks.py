@@ -121,6 +121,20 @@ class TaskInfo:
     instead: str = ""
     version: int | None = None
 
+    def protocol(self, name: str | None = None) -> Protocol:
+        """One of the protocols, by default the first.
+
+        Raises:
+            UsageError: there is none of this name.
+        """
+        known = {protocol.name: protocol for protocol in self.protocols}
+        wanted = self.protocols[0].name if name is None else name
+        if wanted not in known:
+            raise UsageError(
+                f"task {self.name!r} has no protocol {wanted!r}; valid: {', '.join(known)}"
+            )
+        return known[wanted]
+
 
 @dataclass(frozen=True)
 class Fault:

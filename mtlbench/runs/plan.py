@@ -245,10 +245,8 @@ class SweepSpec(_Part):
         return [*requests, *longer]
 
     def _epochs(self, task: str) -> int:
-        protocols = TASKS.get(Spec.parse(task).name).info.protocols
-        return self.epochs or next(
-            p.epochs for p in protocols if p.name == (self.protocol or protocols[0].name)
-        )
+        info = TASKS.get(Spec.parse(task).name).info
+        return self.epochs or info.protocol(self.protocol).epochs
 
     @property
     def numerics(self) -> Numerics:

@@ -257,17 +257,11 @@ def build_task(
         DataError: the data folder is missing, incomplete or corrupt.
     """
     cls, options = TASKS.resolve(spec)
-    protocols = {p.name: p for p in cls.info.protocols}
-    name = protocol_name or cls.info.protocols[0].name
-    if name not in protocols:
-        raise UsageError(
-            f"task {spec.name!r} has no protocol {name!r}; valid: {', '.join(protocols)}"
-        )
+    protocol = cls.info.protocol(protocol_name or None)
     if epochs is not None and epochs < 1:
         raise UsageError(f"epochs must be at least 1, not {epochs}")
     if data is not None:
         check_folder(data, cls.info)
-    protocol = protocols[name]
     if epochs is not None:
         protocol = dataclasses.replace(protocol, epochs=epochs)
     return TASKS.build(spec, protocol, data), identifying(cls, options)

@@ -25,9 +25,6 @@ from mtlbench.runs.store import Store
 
 logger = logging.getLogger(__name__)
 
-DONE = ("ok", "diverged", "failed")
-"""Statuses that are not run again unless that is asked for."""
-
 
 def grid(
     base: RunSpec, methods: Sequence[str], sharpness: Sequence[str], seeds: Sequence[int]

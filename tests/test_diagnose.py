@@ -277,6 +277,11 @@ def test_a_study_of_a_folder(
     assert capsys.readouterr().out.count("was done before") == 2
     assert diagnosed(runs.plain.parent, "--out", tmp_path, "--landscape", 0) == 0
     assert "1 of 4 records have no model: left out" in capsys.readouterr().out
+    assert diagnosed(*words[:-4], "--landscape", 0, "--of", "mean", "--study", study) == 0
+    frame = pd.read_csv(tmp_path / f"{runs.sam.stem}.csv")
+    assert set(frame.loc[frame["quantity"] == "lambda_1", "of"]) == {"mean"}
+    assert set(frame.loc[frame["quantity"] == "loss", "of"]) >= {"mean", "level"}
+    assert len(pd.read_csv(study / "effects.csv")) == len(effects)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,10 @@ def diagnose(
     against: Annotated[
         Path | None, typer.Option(help="Record of another run: losses on the line to it.")
     ] = None,
+    of: Annotated[
+        Literal["each", "mean"],
+        typer.Option(help="Whose curvature: each task's and the mean loss's, or the mean's alone."),
+    ] = "each",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     study: Annotated[
         Path | None, typer.Option(help="Folder: all of it in tables, text and a part of the page.")
@@ -81,6 +85,7 @@ def diagnose(
         samples=samples,
         rho=rho,
         seed=seed,
+        of=of,
     )
     records = list(_records(runs))
     folder = out or records[0].parent / "diagnose"

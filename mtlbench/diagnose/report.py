@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from torch import Tensor
@@ -22,6 +23,7 @@ from mtlbench.runs.store import Store
 
 logger = logging.getLogger(__name__)
 
+Of = Literal["each", "mean"]
 MEAN = "mean"
 """The mean loss, among the tasks."""
 
@@ -42,6 +44,8 @@ class Settings:
         rho: radius of sharpness.
         ascent: steps of it.
         seed: of all that is random.
+        of: whose curvature: of each task's loss and of their mean, or of the mean alone, which
+            is K + 1 times as fast.
     """
 
     split: str = "train"
@@ -55,6 +59,7 @@ class Settings:
     rho: float = 0.05
     ascent: int = 5
     seed: int = 0
+    of: Of = "each"
 
     def surface(self, run: Kept) -> Surface:
         """The run's losses.
@@ -95,15 +100,16 @@ class Number:
 def numbers(
     run: Kept, surface: Surface, settings: Settings, gradients: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Loss, eigenvalues, trace and sharpness of each task and of the mean loss; what the gradient
-    log says, if there is one; the test score that selection would go by."""
+    """Losses; eigenvalues, trace and sharpness of what the settings say; what the gradient log
+    says, if there is one; the test score that selection would go by."""
     found: list[Number] = []
     losses = surface.losses()
     of = {MEAN: surface.mean} | {o: surface.one(k) for k, o in enumerate(surface.objectives)}
     for name, coefficients in of.items():
         logger.info("%s: %s", run.path.stem, name)
         found.append(Number(name, "loss", float(coefficients @ losses)))
-        found += _curvature(name, surface, coefficients, settings)
+        if settings.of == "each" or name == MEAN:
+            found += _curvature(name, surface, coefficients, settings)
     if gradients is not None:
         for row in summary(gradients).to_dict("records"):
             layer = str(row["layer"]) or "trunk"

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
@@ -28,7 +29,9 @@ from mtlbench import (
     Stepper,
     UsageError,
 )
+from mtlbench.engine import overlap
 from mtlbench.engine.reduce import ALONE, Ranks, Shares
+from mtlbench.engine.stream import RowsMode
 from mtlbench.interfaces import Batch, JointLoss, Loss
 from mtlbench.testing.steps import Descent
 
@@ -326,6 +329,8 @@ def train(
     made: Callable[[int, torch.dtype], MultiTaskModel] = model,
     adam: bool | None = False,
     spoil: Callable[[int, Batch, list[Batch]], None] | None = None,
+    rows: RowsMode = "auto",
+    slices: bool = False,
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Three steps: what is left behind and was seen, and why steps were skipped.
 
@@ -341,6 +346,8 @@ def train(
         made: makes the network.
         adam: instead of descent with momentum; None for descent without, which is soon imported.
         spoil: changes a step's batch and its parts.
+        rows: of the processes; one alone has them whole.
+        slices: whether every parameter is sent by itself.
     """
     net = made(K, dtype)
     SynchronisedNorm.on = ranks.size > 1
@@ -351,7 +358,11 @@ def train(
     if adam is not None:
         adaptive, descent = torch.optim.Adam, torch.optim.SGD
         optimizer = adaptive(every, 1e-2) if adam else descent(every, 0.05, momentum=0.9)
-    stepper = Stepper(net, optimizer, method, wrapper, seed=3, clip_norm=0.5, ranks=ranks)
+    held: RowsMode = rows if ranks.size > 1 else "whole"
+    with patch.object(overlap, "SLICE", 1 if slices else overlap.SLICE):
+        stepper = Stepper(
+            net, optimizer, method, wrapper, seed=3, clip_norm=0.5, ranks=ranks, rows=held
+        )
     others = [
         batches("full", K, dtype, size, seed=8 + i) for i in range(stepper.n_further)
     ]  # their labels are complete
@@ -441,6 +452,14 @@ class LeavingOut(ProcessRanks):
         if not self._here():
             super().start_(tensor)
 
+    def start_parts_(self, vector: Tensor) -> None:
+        if not self._here():
+            super().start_parts_(vector)
+
+    def spread_(self, vector: Tensor) -> None:
+        if not self._here():
+            super().spread_(vector)
+
 
 def differs_without(place: str, case: dict[str, Any], ranks: Ranks) -> bool:
     """Whether the processes are not what one is, if nothing is summed in ``place``."""
@@ -495,7 +514,9 @@ def lost(how: str, ranks: Ranks) -> str:
     return ""
 
 
-def volumes(pairs: Sequence[tuple[str, str]], ranks: ProcessRanks) -> list[list[float]]:
+def volumes(
+    pairs: Sequence[tuple[str, str]], ranks: ProcessRanks, rows: RowsMode = "auto"
+) -> list[list[float]]:
     """For each pair the collectives of a third step, and how often it sends the shared
     parameters' size, as sums of all processes do."""
     found = []
@@ -504,7 +525,7 @@ def volumes(pairs: Sequence[tuple[str, str]], ranks: ProcessRanks) -> list[list[
         trunk = nn.Sequential(nn.Linear(4, 400), nn.Tanh(), nn.Linear(400, 400), nn.Tanh())
         net = MultiTaskModel(trunk, {f"t{k}": nn.Linear(400, 2) for k in range(3)}).double()
         optimizer = torch.optim.SGD(net.parameters(), 0.01)
-        stepper = Stepper(net, optimizer, method, wrapper, ranks=ranks)
+        stepper = Stepper(net, optimizer, method, wrapper, ranks=ranks, rows=rows)
         for _, mine in batches("full", 3, torch.float64, ranks.size):
             calls, elements = ranks.calls, ranks.elements
             stepper.step(mine[ranks.rank], _squared)

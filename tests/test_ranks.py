@@ -98,7 +98,12 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
         one("mgda:at=representation", "sam"),
         one("ls", "fmtl", "full"),
     ]
-    check(tmp_path, [case | {"adam": None} for case in some])
+    shared = [
+        one("mgda", "none", rows="sharded"),
+        one("mgda", "fmtl", rows="sharded"),
+        one("ls", "samo:noise=shared,points=by-sign", "multi", slices=True),
+    ]
+    check(tmp_path, [case | {"adam": None} for case in some + shared])
 
 
 @pytest.mark.slow
@@ -118,6 +123,19 @@ def test_in_single_precision(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["partial", "multi"])
 def test_three_processes(tmp_path: Path, kind: str) -> None:
     check(tmp_path, cases(kind), size=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", LABELS)
+@pytest.mark.parametrize("options", [{"rows": "sharded"}, {"slices": True}], ids=repr)
+def test_columns_of_their_own_and_slices(tmp_path: Path, kind: str, options: Case) -> None:
+    check(tmp_path, cases(kind, **options))
+
+
+@pytest.mark.slow
+def test_three_processes_share_columns(tmp_path: Path) -> None:
+    check(tmp_path, cases("partial", rows="sharded"), size=3)
+    check(tmp_path / "single", cases("multi", rows="sharded", dtype="float32"), SINGLE, size=3)
 
 
 @pytest.mark.slow
@@ -179,15 +197,19 @@ PLACES = {
     "PlainView.row": one("ls", "fmtl"),
     "PlainView._sum_heads": one("mgda:at=representation"),
     "PlainView.gramian": one("mgda:at=representation"),
-    "PlainView.combine": one("ls"),
+    "Slices.summed": one("ls"),
+    "Columns.__init__": one("mgda", rows="sharded"),
+    "Columns.send": one("mgda", rows="sharded"),
+    "Columns.complete": one("mgda", rows="sharded"),
+    "Columns.gramian": one("mgda", rows="sharded"),
+    "Columns.combine": one("mgda", rows="sharded"),
     "PlainView._combine_at_representation": one("mgda:at=representation"),
     "ShiftedView._every_row": one("mgda", "lsam"),
     "ShiftedView._replace": one("mgda", "fmtl"),
     "ShiftedView.combine": one("ls", "lsam"),
     "ShiftedView._differentiate": one("ls", "fmtl"),
-    "JointView.combine": one("ls", "samo:noise=shared,points=by-sign"),
 }
-ASKED = {"total", "sum", "sum_", "start_", "rank", "weighted"}
+ASKED = {"total", "sum", "sum_", "start_", "start_parts_", "spread_", "rank", "weighted"}
 
 
 def test_every_place_that_asks_is_known() -> None:
@@ -226,6 +248,14 @@ def test_what_a_step_sends(tmp_path: Path) -> None:
     ]
     for found in on_ranks(partial(volumes, pairs), tmp_path):
         assert [round(sent, 1) for _, sent in found] == [1.0, 1.0, 3.0, 1.0, 2.0, 2.0]
+
+
+@pytest.mark.slow
+def test_columns_of_their_own_send_two_thirds(tmp_path: Path) -> None:
+    """(K + 1) / 2 K of three tasks: 2 of 3 sums."""
+    pairs = [("mgda", "none"), ("mgda", "lsam"), ("ls", "none"), ("pcgrad", "none")]
+    for found in on_ranks(partial(volumes, pairs, rows="sharded"), tmp_path):
+        assert [round(sent, 1) for _, sent in found] == [2.0, 2.0, 1.0, 3.0]
 
 
 # ------------------------------------------------------------------------------------- by torchrun
@@ -360,6 +390,12 @@ def test_the_first_network_is_taken(tmp_path: Path) -> None:
 def test_a_lost_process_is_noticed(tmp_path: Path, how: str) -> None:
     first, _ = on_ranks(partial(lost, how), tmp_path, limit=5)
     assert first.endswith("in step 1")
+
+
+def test_one_process_has_all_columns() -> None:
+    net = model(2)
+    with pytest.raises(UsageError, match="for several processes"):
+        Stepper(net, torch.optim.SGD(net.parameters(), 0.1), "mgda", rows="sharded")
 
 
 @pytest.mark.parametrize("options", [{"accumulate": 2}, {"rows": "streamed"}])

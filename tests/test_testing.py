@@ -280,6 +280,17 @@ class GlobalPythonNoise(Ones):
         return random.random() * super().weights(view)
 
 
+class NoiseOfItsOwn(Ones):
+    """Of two processes each would draw its own."""
+
+    def __init__(self, n_tasks: int) -> None:
+        super().__init__(n_tasks)
+        self.noise = random.SystemRandom().random()
+
+    def weights(self, view: GradientView) -> Tensor:
+        return self.noise * super().weights(view)
+
+
 class OneTaskIsDoubled(Ones):
     def aggregate(self, view: GradientView) -> Update:
         return view.combine(2 * super().weights(view))
@@ -375,6 +386,12 @@ FAULTY_METHODS: dict[type[WeightingMethod], str] = {
 @pytest.mark.parametrize("cls", FAULTY_METHODS, ids=lambda cls: cls.__name__)
 def test_a_faulty_method_is_caught_by_one_check(cls: type[WeightingMethod]) -> None:
     assert failed(check_method(spec_of(cls))) == [FAULTY_METHODS[cls]]
+
+
+def test_noise_that_no_other_process_has_is_caught() -> None:
+    found = by_check(check_method(spec_of(NoiseOfItsOwn)))["randomness"]
+    assert found.failed
+    assert "as two processes would" in found.detail
 
 
 @pytest.mark.parametrize("cls", [Ones, UnitGradients])

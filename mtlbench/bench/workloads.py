@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from mtlbench.bench.plan import Part
 from mtlbench.engine.randomness import seeded
+from mtlbench.engine.reduce import ALONE, Ranks
 from mtlbench.engine.stream import RowsMode
 from mtlbench.interfaces import Batch, InputGroup, Loss, MultiTaskModel, Task
 from mtlbench.registry import TASKS, Spec
@@ -88,11 +89,14 @@ class Workload:
         sharpness: str,
         objectives: Sequence[str] | None = None,
         rows: RowsMode = "auto",
+        ranks: Ranks = ALONE,
     ) -> Stepper:
         """The library's way to train it, on all objectives by default."""
         model = self.build()
         optimizer = self.optimize(model)
-        return Stepper(model, optimizer, method, sharpness, objectives=objectives, rows=rows)
+        return Stepper(
+            model, optimizer, method, sharpness, objectives=objectives, rows=rows, ranks=ranks
+        )
 
 
 def cnn(size: CNN, seed: int, device: torch.device) -> Workload:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mtlbench.bench.loading import LoadingRow
     from mtlbench.bench.memory import MemoryRow
     from mtlbench.bench.plan import Plan
+    from mtlbench.bench.ranks import RanksRow
     from mtlbench.bench.solvers import SolverRow
     from mtlbench.bench.steps import StepRow
     from mtlbench.bench.sweeps import SweepRow
@@ -206,6 +207,51 @@ def _memory_table(rows: Sequence[MemoryRow]) -> list[Column]:
                 "" if row.jacobians is None else f"{row.jacobians:.2f}",
                 "" if row.most is None else f"{row.most:g}",
                 _verdict(row.met),
+            )
+            for row in rows
+        ],
+    )
+
+
+@bench_app.command("ranks")
+def ranks_(
+    ranks: Annotated[
+        list[int] | None, typer.Option(min=1, help="Numbers of processes instead of the plan's.")
+    ] = None,
+    out: Out = None,
+    plan: PlanFile = None,
+    case: Like = "*",
+    rounds: Rounds = None,
+    seconds: Seconds = None,
+    device: Device = None,
+    threads: Threads = 1,
+) -> None:
+    """Time steps on several processes, rows whole and by columns, and count what they send."""
+    from mtlbench.bench.ranks import RanksPlan, cases, measured
+    from mtlbench.hardware import pick_device
+
+    read, where = RanksPlan.read(plan).paced(rounds, seconds), pick_device(device)
+    if ranks:
+        read = read.model_copy(update={"ranks": ranks})
+    row = partial(measured, rounds=read.rounds, seconds=read.seconds, device=where, threads=threads)
+    wanted = cases(read)
+    _run(wanted, row, _ranks_table, read, like=case, out=out, device=where, threads=threads)
+
+
+def _ranks_table(rows: Sequence[RanksRow]) -> list[Column]:
+    """The table for a terminal."""
+    headers = ("ms", "sums", "MB sent", "calls", "P", "steps")
+    return _columns(
+        headers,
+        [
+            (
+                row.case,
+                f"{row.ms:.4g}",
+                f"{row.sums:.3g}",
+                f"{row.sent_mb:.3g}",
+                f"{row.calls:.3g}",
+                f"{row.n_parameters:,}",
+                f"{row.steps}",
             )
             for row in rows
         ],

@@ -69,7 +69,7 @@ def run(
         bool, typer.Option("--deterministic", help="The same bits every time; slower on a GPU.")
     ] = False,
     rows: Annotated[
-        str, typer.Option(help="auto, whole or streamed: how a large Jacobian is held.")
+        str, typer.Option(help="auto, whole, streamed, sharded: how a large Jacobian is held.")
     ] = "auto",
     device: Device = None,
     jobs: Jobs = None,

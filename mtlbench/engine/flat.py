@@ -13,6 +13,7 @@ import torch.utils.dlpack
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mtlbench.engine.overlap import Slices
 from mtlbench.engine.rows import GradientRows, Layout, views
 from mtlbench.engine.stream import RowsMode
 from mtlbench.errors import UsageError
@@ -46,6 +47,7 @@ class FlatParameters(Layout, Parameters):
         self, model: MultiTaskModel, objectives: Sequence[str], rows: RowsMode = "auto"
     ) -> None:
         super().__init__(model, objectives, rows)
+        self.slices = Slices(self)
         self.model, self.objectives = model, list(objectives)
         self.data = torch.cat([p.detach().reshape(-1) for p in self.params])
         self._bind_all()

@@ -24,7 +24,8 @@ from mtlbench.engine.labels import Labels
 from mtlbench.engine.numerics import AS_AROUND, Numerics, check_retained, is_compiled, widened
 from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.reduce import ALONE, Ranks, Shares
-from mtlbench.engine.views import Forward, JointView, NonFiniteError, PlainView, ShiftedView
+from mtlbench.engine.shifted import JointView, ShiftedView
+from mtlbench.engine.views import Forward, NonFiniteError, PlainView
 from mtlbench.errors import UsageError
 from mtlbench.hardware import on_host
 from mtlbench.interfaces import (
@@ -340,6 +341,9 @@ class BatchProblem(StepProblem):
         base: PointView | None = None,
     ) -> ShiftedView:
         """Gradients each taken at a point of its own; see :meth:`StepProblem.view_at`."""
+        assert base is None or isinstance(base, PlainView), (
+            "the base is one of this problem's views"
+        )
         return ShiftedView(self, losses, move, base)
 
     def view_at_points(

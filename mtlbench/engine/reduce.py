@@ -42,6 +42,10 @@ class Ranks:
     """One process alone: nothing is sent, nothing is copied."""
 
     rank, size = 0, 1
+    calls = 0
+    """Collectives so far."""
+    elements = 0.0
+    """Numbers that this process has sent, as a ring of processes sends them."""
 
     def total(self, values: Sequence[float]) -> list[float]:
         """Numbers of the host, summed."""
@@ -57,8 +61,20 @@ class Ranks:
     def start_(self, tensor: Tensor) -> None:
         """Begin to sum in place; ``tensor`` is not to be touched before :meth:`finish`."""
 
-    def finish(self) -> None:
-        """Wait for all that :meth:`start_` began."""
+    def spans(self, n: int) -> list[slice]:
+        """Which of n columns each process owns: parts as equal as they can be, in their order."""
+        ends = [n * (rank + 1) // self.size for rank in range(self.size)]
+        return [slice(a, b) for a, b in zip([0, *ends], ends, strict=False)]
+
+    def start_parts_(self, vector: Tensor) -> None:
+        """Begin to sum each process's span of a vector to that process; of the other spans nothing
+        is known afterwards. Like :meth:`start_` otherwise."""
+
+    def spread_(self, vector: Tensor) -> None:
+        """Give every process the spans that the others have."""
+
+    def finish(self, but: int = 0) -> None:
+        """Wait for what was begun, but for the last so many."""
 
     def gather(self, found: Any) -> list[Any]:
         """What each process found, in their order."""
@@ -104,15 +120,12 @@ class ProcessRanks(Ranks):
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
         if self.rank < 0:
             raise UsageError("this process is none of the group's")
-        self._pending: list[Any] = []
-        self.calls = 0
-        """Collectives so far."""
-        self.elements = 0.0
-        """Numbers that this process has sent, as a ring of processes sends them."""
+        self._pending: list[list[Any]] = []
+        self.calls, self.elements = 0, 0.0
 
-    def _count(self, tensor: Tensor) -> None:
+    def _count(self, tensor: Tensor, times: int = 2) -> None:
         self.calls += 1
-        self.elements += 2 * tensor.numel() * (self.size - 1) / self.size
+        self.elements += times * tensor.numel() * (self.size - 1) / self.size
 
     def total(self, values: Sequence[float]) -> list[float]:
         device = "cuda" if dist.get_backend(self.group) == "nccl" else "cpu"
@@ -137,12 +150,38 @@ class ProcessRanks(Ranks):
             self._count(tensor)
             with _others():
                 work = dist.all_reduce(tensor, group=self.group, async_op=True)
-            self._pending.append(work)
+            self._pending.append([work])
 
-    def finish(self) -> None:
-        while self._pending:
+    def start_parts_(self, vector: Tensor) -> None:
+        self._count(vector, 1)
+        with _others():
+            works = [
+                dist.reduce(vector[span], self._global(rank), group=self.group, async_op=True)
+                for rank, span in enumerate(self.spans(len(vector)))
+                if span.start < span.stop
+            ]
+        self._pending.append(works)
+
+    def spread_(self, vector: Tensor) -> None:
+        self._count(vector, 1)
+        with _others():
+            works: list[Any] = [
+                dist.broadcast(vector[span], self._global(rank), group=self.group, async_op=True)
+                for rank, span in enumerate(self.spans(len(vector)))
+                if span.start < span.stop
+            ]
+            for work in works:
+                work.wait()
+
+    def _global(self, rank: int) -> int:
+        return rank if self.group is None else dist.get_global_rank(self.group, rank)
+
+    def finish(self, but: int = 0) -> None:
+        while len(self._pending) > but:
+            works = self._pending.pop(0)
             with _others():
-                self._pending.pop(0).wait()
+                for work in works:
+                    work.wait()
 
     def gather(self, found: Any) -> list[Any]:
         every: list[Any] = [None] * self.size
@@ -161,10 +200,9 @@ class ProcessRanks(Ranks):
                     )
 
     def take_first_(self, tensors: Sequence[Tensor]) -> None:
-        first = 0 if self.group is None else dist.get_global_rank(self.group, 0)
         for tensor in tensors:
             with _others():
-                dist.broadcast(tensor, first, group=self.group)
+                dist.broadcast(tensor, self._global(0), group=self.group)
 
 
 @dataclass(frozen=True)

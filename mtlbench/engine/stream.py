@@ -26,9 +26,9 @@ from mtlbench.interfaces.gradients import inner_products
 
 logger = logging.getLogger(__name__)
 
-RowsMode = Literal["auto", "whole", "streamed"]
+RowsMode = Literal["auto", "whole", "streamed", "sharded"]
 """Whether a Gramian is made of a whole Jacobian: by its size, always, or never where there is
-another way."""
+another way; or whether each of several processes has a part of the Jacobian's columns."""
 
 WHOLE_BELOW = 128 << 20, 8
 """Bytes and tasks of a Jacobian below which ``auto`` keeps it whole. Measured, a stream takes 1.00

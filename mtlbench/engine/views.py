@@ -1,9 +1,8 @@
-"""Views of a step's gradients: at one point, or each at a point of its own."""
+"""The view of a step's gradients at one point."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -13,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mtlbench.engine.columns import Columns
 from mtlbench.engine.flat import FlatParameters
 from mtlbench.engine.reduce import Ranks
 from mtlbench.engine.rows import GradientRows
 from mtlbench.engine.stream import NotStreamableError
 from mtlbench.errors import UsageError
 from mtlbench.interfaces import (
-    GradientView,
     GramianPoint,
     HeadPolicy,
-    Move,
     Passes,
     PointView,
     Update,
@@ -81,6 +79,11 @@ class Source(Protocol):
         """Numbers on the host."""
 
 
+def sharded(problem: Source) -> bool:
+    """Whether each process has its columns of a Jacobian of which no more is asked."""
+    return problem.ranks.size > 1 and problem.flat.streamer.mode == "sharded"
+
+
 class PlainView(PointView):
     """All gradients at one point: nothing, one backward pass, or K of them, by demand.
 
@@ -110,6 +113,7 @@ class PlainView(PointView):
         self._one: GradientRows | None = None
         self._in_one = -1
         self._gramian: Tensor | None = None
+        self._columns: Columns | None = None
         self._streamed: GradientRows | None = None
         """Has the heads' gradients that a stream has found."""
         self._spare: GradientRows | None = None
@@ -213,10 +217,23 @@ class PlainView(PointView):
         if at != "shared":  # each example has columns of its own, on one process
             return self._ranks.sum(inner_products(self._at_representation()[0]))
         if self._gramian is None and self._rows is None:
-            self._gramian = self._stream()
+            shared = sharded(self._problem)
+            self._gramian = self.columns().gramian() if shared else self._stream()
         if self._gramian is None:
             self._gramian = inner_products(self._dense().jacobian)
         return self._gramian
+
+    def columns(self) -> Columns:
+        """This process's columns of the Jacobian: K backward passes, once."""
+        if self._columns is None:
+            columns = Columns(self._problem.flat, self._ranks, self.n_tasks)
+            losses = self._take_graph(keep=False).apart
+            for k, loss in enumerate(losses):
+                columns.bind()
+                backward(loss, self._problem.passes, keep=k < len(losses) - 1)
+                columns.send(k)
+            self._columns, self._graph = columns.complete(), None
+        return self._columns
 
     def _stream(self) -> Tensor | None:
         """The Gramian without a whole Jacobian; None if this is not wanted, or not possible."""
@@ -236,6 +253,8 @@ class PlainView(PointView):
         return stream.gramian(self._streamed.head_views)
 
     def head_grads(self) -> Sequence[Tensor]:
+        if self._rows is None and self._columns is not None:
+            return self._columns.heads
         if self._rows is None and self._streamed is not None:
             return self._streamed.heads
         if self._rows is None and self._representation is not None:
@@ -256,6 +275,8 @@ class PlainView(PointView):
             J = self._rows.jacobian
             shared = torch.mv(J.T, w.to(J), out=flat.rows(1).rows[0])
             return Update(shared, scaled(self._rows.heads, w, heads), w)
+        if self._columns is not None:
+            return self._columns.combine(w, heads)
         if self._streamed is not None:
             return self._combine_streamed(w, self._streamed.heads, heads)
         visible = flat.trunk_only and not self._opaque
@@ -266,8 +287,8 @@ class PlainView(PointView):
         rows = flat.rows(1)
         rows.bind()
         graph = self._take_graph(keep=False)
-        backward((w * graph.losses).sum(), self._problem.passes, graph.groups, keep=self._keep)
-        self._ranks.sum_(rows.tail)
+        with flat.slices.summed(rows, self._ranks):
+            backward((w * graph.losses).sum(), self._problem.passes, graph.groups, keep=self._keep)
         return Update(rows.rows[0], rows.heads, w)
 
     def _combine_streamed(self, w: Tensor, own: Sequence[Tensor], heads: HeadPolicy) -> Update:
@@ -298,133 +319,6 @@ class PlainView(PointView):
         self._ranks.sum_(rows.rows[0])
         self._problem.passes.backward += graph.groups
         return Update(rows.rows[0], scaled(own, w, heads), w)
-
-
-class ShiftedView(GradientView):
-    """Row k is the gradient of loss k where ``move(k)`` leads, less the gradient that ``base`` has
-    of it, if there is one; kept only if asked for."""
-
-    def __init__(
-        self,
-        problem: Source,
-        losses: Tensor,
-        move: Callable[[int], Sequence[Move]],
-        base: PointView | None = None,
-    ) -> None:
-        self._problem, self._move, self._base = problem, move, base
-        self.losses, self.generator = losses, problem.generator
-        self._points: Sequence[Sequence[int]] = [[k] for k in range(self.n_tasks)]
-        self._rows: GradientRows | None = None
-        self._heads: Sequence[Tensor] | None = None
-
-    def fetch(self, *tensors: Tensor) -> list[NDArray[np.float64]]:
-        return self._problem.fetch(*tensors)
-
-    @contextmanager
-    def _at(self, point: int) -> Iterator[Forward]:
-        """A forward pass of the point's tasks there."""
-        problem = self._problem
-        with problem.flat.shifted(*self._move(point)):
-            yield problem.forward([problem.objectives[k] for k in self._points[point]])
-
-    def _differentiate(self, point: int, rows: GradientRows, row: int | None = None) -> None:
-        """Add row k to ``rows.rows[k]``, or to ``row`` of them, and its head's gradient to
-        ``rows.heads[k]``, for the point's tasks."""
-        tasks = self._points[point]
-        with self._at(point) as graph:
-            for k, loss in zip(tasks, graph.apart, strict=True):
-                rows.bind(k if row is None else row)
-                backward(loss, self._problem.passes, keep=k != tasks[-1])
-        if self._base is not None:
-            for k in tasks:
-                own = self._base.row(k)[0]
-                if self._problem.ranks.rank == 0:  # it is of all processes: subtract it once
-                    rows.rows[k if row is None else row].sub_(own)
-
-    def _dense(self) -> GradientRows:
-        if self._rows is None:
-            base = self._base if isinstance(self._base, PlainView) else None
-            rows = None if base is None else base.unseen_rows()
-            if base is None or rows is None:
-                rows = self._every_row()
-                self._heads = rows.heads
-            else:  # a row of the base is of no use once it is subtracted
-                self._heads = self._replace(rows)
-                base.forget_rows()
-            self._rows = rows
-        return self._rows
-
-    def _every_row(self) -> GradientRows:
-        rows, ranks = self._problem.flat.rows(self.n_tasks), self._problem.ranks
-        for point, tasks in enumerate(self._points):
-            self._differentiate(point, rows)
-            for k in tasks if self.n_tasks > 1 else ():
-                ranks.start_(rows.rows[k])
-        ranks.start_(rows.tail)
-        ranks.finish()
-        return rows
-
-    def _replace(self, rows: GradientRows) -> Sequence[Tensor]:
-        """Write each row over the base's, where nobody but this view reads it; the heads'
-        gradients."""
-        one = self._problem.flat.rows(1)
-        for k in range(self.n_tasks):
-            one.rows[0].zero_()
-            self._differentiate(k, one, 0)
-            self._problem.ranks.sum_(one.rows[0])
-            rows.rows[k].copy_(one.rows[0])
-        self._problem.ranks.sum_(one.buffer[len(one.rows[0]) :])
-        return one.heads
-
-    def jacobian(self) -> Tensor:
-        return self._dense().jacobian
-
-    def head_grads(self) -> Sequence[Tensor]:
-        return self._dense().heads if self._heads is None else self._heads
-
-    def representation_jacobian(self) -> Tensor:
-        raise UsageError("gradients at K points have no common trunk output; use at='shared'")
-
-    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
-        w = weights.detach()
-        if self._rows is not None:
-            return product(w, self._rows.jacobian, self.head_grads(), heads)
-        one, total = self._problem.flat.rows(1), self._problem.flat.rows(1).rows[0]
-        for k in range(self.n_tasks):
-            one.rows[0].zero_()
-            self._differentiate(k, one, 0)
-            total.addcmul_(one.rows[0], w[k])
-        self._problem.ranks.sum_(total, one.buffer[len(total) :])
-        self._heads = one.heads
-        return Update(total, scaled(one.heads, w, heads), w)
-
-
-class JointView(ShiftedView):
-    """A :class:`ShiftedView` whose points are those of several tasks each: a forward pass a point,
-    and under :meth:`combine` a backward pass a point."""
-
-    def __init__(
-        self,
-        problem: Source,
-        losses: Tensor,
-        move: Callable[[int], Sequence[Move]],
-        points: Sequence[Sequence[int]],
-    ) -> None:
-        super().__init__(problem, losses, move)
-        self._points = points
-
-    def combine(self, weights: Tensor, heads: HeadPolicy = "weighted") -> Update:
-        w = weights.detach()
-        if self._rows is not None or (heads == "unit" and bool((w != 1).any())):
-            return product(w, self.jacobian(), self.head_grads(), heads)
-        rows = self._problem.flat.rows(1)
-        for point, tasks in enumerate(self._points):
-            with self._at(point) as graph:
-                rows.bind()
-                total = (torch.stack([w[k] for k in tasks]) * graph.losses).sum()
-                backward(total, self._problem.passes, graph.groups)
-        self._problem.ranks.sum_(rows.tail)
-        return Update(rows.rows[0], rows.heads, w)
 
 
 def backward(loss: Tensor, passes: Passes, groups: int = 1, *, keep: bool = False) -> None:

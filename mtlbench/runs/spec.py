@@ -53,8 +53,9 @@ class RunSpec:
         tuning: how its options were chosen, for the record; no part of what the run is.
         numerics: how the network's passes are computed.
         ranks: processes that train together, each with its part of every batch.
-        rows: "auto", "whole" or "streamed", see :class:`~mtlbench.training.stepper.Stepper`; no
-            part of what the run is, as the numbers differ by rounding, as with threads.
+        rows: "auto", "whole", "streamed" or "sharded", see
+            :class:`~mtlbench.training.stepper.Stepper`; no part of what the run is, as the numbers
+            differ by rounding, as with threads.
         gradient_scale: replaces the protocol's.
         clip_norm: replaces the protocol's.
     """
@@ -191,6 +192,8 @@ def _check_ranks(spec: RunSpec, batch_size: int) -> None:
         UsageError: this is such a request.
     """
     if spec.ranks == 1:
+        if spec.rows == "sharded":
+            raise UsageError("--rows sharded is for several processes: take streamed on one")
         return
     if batch_size < 2 * spec.ranks:
         raise UsageError(

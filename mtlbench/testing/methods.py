@@ -257,15 +257,24 @@ def _inputs(subject: MethodSubject) -> str:
 
 
 def _randomness(subject: MethodSubject) -> str:
-    """Noise comes from ``view.generator``."""
+    """Noise comes from ``view.generator``, which is alike on all processes that train together."""
     for K in (1, 3):
-        before = global_states()
-        updates(subject.build(K), run_on("ordinary", K))
+        before, found = global_states(), []
+        for seed in (0, 1):
+            with global_seed(seed):
+                here = global_states()
+                found += [[vectors(u) for u in updates(subject.build(K), run_on("ordinary", K))]]
+                untouched = same(global_states(), here)
+            require(
+                untouched and same(global_states(), before),
+                "a global generator of torch, numpy or Python was used: draw from view.generator",
+            )
         require(
-            same(global_states(), before),
-            "a global generator of torch, numpy or Python was used: draw from view.generator",
+            same(*found),
+            "two methods alike make two updates of one view, as two processes would: draw from "
+            "view.generator alone",
         )
-    return "global generators untouched"
+    return "from view.generator alone"
 
 
 def _resume(subject: MethodSubject) -> str:

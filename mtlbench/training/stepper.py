@@ -139,8 +139,9 @@ class Stepper:
             losses are averaged and gradients summed over the parts, and there is one aggregate.
         rows: whether the K gradients are held as a whole, (K, P), where a method asks for no more
             than their Gramian: "whole"; "streamed" holds a part of them at a time, for one backward
-            pass more; "auto" does so for 8 tasks or more that share their inputs, from 128 MiB on.
-            The numbers differ by rounding.
+            pass more; "auto" does so for 8 tasks or more that share their inputs, from 128 MiB on;
+            "sharded" gives each of several processes a part of the columns, and sends (K + 1) P
+            numbers instead of 2 K P. The numbers differ by rounding.
         ranks: the processes that train together, each with its part of every batch: a step is that
             of one process with the whole batch. All are given the same here, and the network starts
             with the numbers of the first. A loss that is no mean over examples says what it is, see
@@ -181,7 +182,9 @@ class Stepper:
         if ranks.size > 1 and accumulate > 1:
             raise UsageError("several processes and accumulate > 1 do not go together: take one")
         if ranks.size > 1 and rows == "streamed":
-            raise UsageError("several processes sum whole rows: take rows='whole' or 'auto'")
+            raise UsageError("several processes take rows='sharded', or 'whole', or 'auto'")
+        if ranks.size == 1 and rows == "sharded":
+            raise UsageError("rows='sharded' is for several processes: take 'streamed' on one")
         self.model, self.optimizer, self.clip_norm, self.ranks = model, optimizer, clip_norm, ranks
         self.ignore = ignore
         self._all = objectives is None

@@ -16,13 +16,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from mtlbench import MultiTaskModel, UsageError
-from mtlbench.boards.mechanism import Study, answers, section, spearman, text
+from mtlbench.boards.mechanism import RUNS, Study, answers, runs_of, section, spearman, text
+from mtlbench.boards.outputs import check, why, write_study
 from mtlbench.boards.page import page
 from mtlbench.cli import main
 from mtlbench.diagnose.conflict import suggestion, summary
 from mtlbench.diagnose.landscape import around, between, filter_normalised, sharpness
 from mtlbench.diagnose.spectrum import Hessian, top_eigenvalues, trace
 from mtlbench.diagnose.surface import Mode, Surface
+from mtlbench.files import write_csv
 from mtlbench.runs.execute import Watching, execute
 from mtlbench.runs.spec import RunSpec, prepare
 from mtlbench.runs.store import Store
@@ -265,12 +267,12 @@ def test_a_study_of_a_folder(
     runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = (runs.plain, runs.sam, "--out", tmp_path, "--landscape", 2, "--points", 5)
-    study = tmp_path / "study"
+    study = tmp_path / "diagnose"
     assert diagnosed(*words, "--study", study) == 0
     effects = pd.read_csv(study / "effects.csv")
     assert set(effects["quantity"]) >= {"cosine", "lambda_1", "score"}
     assert "Seeing why" in (study / "README.md").read_text()
-    assert "<svg" in (study / "section.html").read_text()
+    assert "<svg" in why(study.parent)
     assert (tmp_path / "spectra.svg").is_file()
     capsys.readouterr()
     assert diagnosed(*words) == 0
@@ -351,7 +353,7 @@ def numbers(wrapper: str, seed: int, sharp: float, score: float, note: str = "")
     )
 
 
-def test_a_study_pairs_seeds_and_says_what_is_open() -> None:
+def test_a_study_pairs_seeds_and_says_what_is_open(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     parts = []
     for seed in range(5):
@@ -359,7 +361,7 @@ def test_a_study_pairs_seeds_and_says_what_is_open() -> None:
         parts.append(numbers("plain", seed, base, 80 - base))
         parts.append(numbers("flat", seed, 0.5 * base * (1 + 0.01 * rng.uniform()), 80 - base / 2))
     parts.append(numbers("flat", 9, 1e9, 0, "not converged"))  # no plain run has its seed
-    study = Study.of(pd.concat(parts))
+    study = Study.of(runs_of(pd.concat(parts)))
     row = study.effects.set_index("quantity").loc["lambda_1"]
     assert row["seeds"] == 5
     assert row["effect"] == pytest.approx(0.5, rel=0.02)
@@ -372,6 +374,15 @@ def test_a_study_pairs_seeds_and_says_what_is_open() -> None:
     part = section(study)
     assert part.count("<svg") == 2
     assert part in page({}, why=part)
+    folder = tmp_path / "diagnose"
+    write_csv(study.runs, folder / RUNS)
+    assert [path.name for path in write_study(folder)] == list(study.files())
+    assert why(tmp_path).count("<svg") == 2
+    found = check({}, [], tmp_path)
+    assert found.complaints == []
+    assert "the study" in found.checked
+    (folder / "effects.csv").write_text("moved\n")
+    assert len(check({}, [], tmp_path).complaints) == 1
 
 
 def test_rank_correlation_is_spearmans() -> None:

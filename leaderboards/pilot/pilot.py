@@ -35,6 +35,12 @@ VARIANTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "qm9": {
         "1,500 molecules": {"epochs": 10, "batch_size": 50, "split": (1500, 500, 1500)},
         "3,000 molecules": {"epochs": 6, "batch_size": 60, "split": (3000, 500, 1500)},
+        "1,500 molecules, lr falls": {
+            "epochs": 10,
+            "batch_size": 50,
+            "split": (1500, 500, 1500),
+            "scheduler": ("StepLR", {"step_size": 4, "gamma": 0.3}),
+        },
     }
 }
 """Task to protocols that are tried against one another: fields of the protocol, or its options."""

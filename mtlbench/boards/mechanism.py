@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ import pandas as pd
 
 from mtlbench.boards.statistics import Estimate, holm
 from mtlbench.drawing import COLOURS, INK, MARKERS, figure_of, inline, legend, title
+from mtlbench.files import to_csv
 
+RUNS = "runs.csv"
+"""All that a study is made of."""
 LEVEL = 0.05
 _CELL = ["task", "method", "wrapper", "options"]
 _QUANTITIES = {
@@ -55,13 +59,29 @@ class Study:
     correlations: pd.DataFrame
 
     @classmethod
-    def of(cls, numbers: pd.DataFrame) -> Study:
-        """From the tables of ``mtlbench diagnose``, one below the other."""
-        runs = _runs(numbers)
+    def of(cls, runs: pd.DataFrame) -> Study:
+        """What follows from the runs of :func:`runs_of`."""
         return cls(runs, _effects(runs), _correlations(runs))
 
+    @classmethod
+    def read(cls, folder: Path) -> Study | None:
+        """That of a folder, made again from its :data:`RUNS`; None if it has none."""
+        path = folder / RUNS
+        if not path.is_file():
+            return None
+        return cls.of(pd.read_csv(path, keep_default_na=False, na_values=[""]))
 
-def _runs(numbers: pd.DataFrame) -> pd.DataFrame:
+    def files(self) -> dict[str, str]:
+        """What follows from the runs, by the name of its file."""
+        return {
+            "effects.csv": to_csv(self.effects),
+            "correlations.csv": to_csv(self.correlations),
+            "README.md": text(self),
+        }
+
+
+def runs_of(numbers: pd.DataFrame) -> pd.DataFrame:
+    """A row a run, from the tables of ``mtlbench diagnose``, one below the other."""
     rows = []
     for name, frame in numbers.groupby("run", sort=False):
         first = frame.iloc[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mtlbench.boards import tables
 from mtlbench.boards.build import Board
+from mtlbench.boards.mechanism import Study, section
 from mtlbench.boards.page import page
 from mtlbench.boards.plot import picture
 from mtlbench.boards.prose import TEMPLATE, prose
@@ -19,6 +20,8 @@ from mtlbench.svg import made_by, version_of, without_pictures
 
 PAGE = "index.html"
 TEXT = TEMPLATE.removesuffix(".jinja")
+STUDY = "diagnose"
+"""Folder of the study that ``mtlbench diagnose --study`` has written, beside the tables."""
 
 
 def write(
@@ -39,16 +42,23 @@ def write(
     yield from tables.write(mine, folder)
     for task, board in mine.items():
         yield _write(folder / f"{task}.svg", picture(board))
+    yield from write_study(folder / STUDY)
     yield _write(folder / PAGE, page(boards, records, why(folder)))
     if (folder / TEMPLATE).is_file():
         yield _write(folder / TEXT, prose(folder))
 
 
+def write_study(folder: Path) -> Iterator[Path]:
+    """Write what follows from the runs of a study, if there is one."""
+    study = Study.read(folder)
+    for name, text in {} if study is None else study.files().items():
+        yield _write(folder / name, text)
+
+
 def why(folder: Path) -> str:
-    """The section that ``mtlbench diagnose --study FOLDER/diagnose`` has written for the page in
-    FOLDER; empty if there is none."""
-    path = folder / "diagnose" / "section.html"
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    """The study's section of the page; empty if there is none."""
+    study = Study.read(folder / STUDY)
+    return "" if study is None else section(study)
 
 
 def _write(path: Path, text: str) -> Path:
@@ -89,6 +99,11 @@ def check(boards: Mapping[str, Board], records: Sequence[RunRecord], folder: Pat
         _compare(found, folder / f"{task}.svg", picture(boards[task]))
     if pictures:
         found.checked.append("every picture")
+    study = Study.read(folder / STUDY)
+    if study is not None:
+        for name, text in study.files().items():
+            _compare(found, folder / STUDY / name, text)
+        found.checked.append("the study")
     if (folder / PAGE).is_file():
         _compare(found, folder / PAGE, page(boards, records, why(folder)))
         found.checked.append(PAGE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -63,7 +62,10 @@ def diagnose(
     ] = "each",
     seed: Annotated[int, typer.Option(min=0, help="Of all that is random.")] = 0,
     study: Annotated[
-        Path | None, typer.Option(help="Folder: all of it in tables, text and a part of the page.")
+        Path | None,
+        typer.Option(
+            help="Folder: all of it in tables and text; LEADERBOARDS/diagnose for the page."
+        ),
     ] = None,
 ) -> None:
     """Conflict of the task gradients, sharpness and landscapes of trained networks."""
@@ -210,15 +212,12 @@ def _cell(row: Any) -> str:
 
 
 def _write_study(numbers: pd.DataFrame, folder: Path) -> None:
-    """Tables, text and the page's part of a study."""
-    from mtlbench.boards import mechanism
-    from mtlbench.files import check_writable, write_atomically, write_csv
+    """Tables and text of a study, which the page has, too, if it is the ``diagnose`` beside it."""
+    from mtlbench.boards.mechanism import RUNS, runs_of
+    from mtlbench.boards.outputs import write_study
+    from mtlbench.files import check_writable, write_csv
 
     check_writable(folder)
-    found = mechanism.Study.of(numbers)
-    write_csv(found.runs, folder / "runs.csv")
-    write_csv(found.effects, folder / "effects.csv")
-    write_csv(found.correlations, folder / "correlations.csv")
-    for name, made in (("README.md", mechanism.text), ("section.html", mechanism.section)):
-        write_atomically(folder / name, partial(Path.write_bytes, data=made(found).encode()))
-    say(f"wrote {folder}: runs, effects and correlations (.csv), README.md, section.html")
+    write_csv(runs_of(numbers), folder / RUNS)
+    for path in [folder / RUNS, *write_study(folder)]:
+        say(f"wrote {path}")

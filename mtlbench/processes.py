@@ -23,6 +23,8 @@ HINTS = {
 }
 GRACE = 10.0
 """Seconds that a process has between being told to end and being made to."""
+LIMIT = 600.0
+"""Seconds that processes which train together wait for each other."""
 
 
 def rank_and_size() -> tuple[int, int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pydantic import NonNegativeInt
 from torch import Tensor
 from torchmetrics import Metric
@@ -107,5 +107,5 @@ class OneFails(ToyTask):
         self.rank = rank
 
     def _fail(self) -> None:
-        if int(os.environ.get("RANK", "0")) == self.rank:
+        if (dist.get_rank() if dist.is_initialized() else 0) == self.rank:
             super()._fail()

@@ -13,6 +13,7 @@ from mtlbench.cli.leaderboard import print_boards, warn
 from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.sweep import (
     Checkpoint,
+    Limit,
     Log,
     Retry,
     Threads,
@@ -24,7 +25,7 @@ from mtlbench.cli.sweep import (
 )
 from mtlbench.cli.terminal import say
 from mtlbench.errors import UsageError
-from mtlbench.processes import rank_and_size
+from mtlbench.processes import LIMIT, rank_and_size
 from mtlbench.registry import SHARPNESS, baseline
 
 
@@ -82,9 +83,7 @@ def run(
         str | None,
         typer.Option(help="A wrapper or method: also the baseline for as long as it takes."),
     ] = None,
-    limit: Annotated[
-        float, typer.Option(min=1, help="Seconds that processes of torchrun wait for each other.")
-    ] = 600.0,
+    limit: Limit = LIMIT,
 ) -> None:
     """Train every method with every wrapper and seed, but for the runs that are done.
 

@@ -18,6 +18,7 @@ from mtlbench.cli.options import Device, Jobs, Out
 from mtlbench.cli.pace import duration
 from mtlbench.cli.terminal import console, say
 from mtlbench.errors import UsageError
+from mtlbench.processes import LIMIT
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec
 from mtlbench.runs.workers import start_server
 
@@ -43,6 +44,9 @@ Workers = Annotated[
     int | None,
     typer.Option(min=0, help="Processes that fetch each run's batches ahead; as many as pay."),
 ]
+Limit = Annotated[
+    float, typer.Option(min=1, help="Seconds that the processes of a run wait for each other.")
+]
 Checkpoint = Annotated[
     float, typer.Option(min=0, help="Least seconds between two checkpoints of a run.")
 ]
@@ -58,6 +62,10 @@ def sweep(
         Path | None, typer.Option(help="State dict that trunks begin with, instead of the file's.")
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the file's.")] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that train each run together; instead of the file's."),
+    ] = None,
     device: Device = None,
     jobs: Jobs = None,
     engine: Annotated[
@@ -81,6 +89,7 @@ def sweep(
     checkpoint: Checkpoint = 60.0,
     log: Log = None,
     workers: Workers = None,
+    limit: Limit = LIMIT,
 ) -> None:
     """Run all of a specification that is not done; resumes what was interrupted."""
     from mtlbench.runs.plan import SweepSpec
@@ -89,7 +98,7 @@ def sweep(
     from mtlbench.runs.sweep import checked
     from mtlbench.runs.tune import trials
 
-    given = {"data": data, "weights": weights, "epochs": epochs, "device": device}
+    given = {"data": data, "weights": weights, "epochs": epochs, "device": device, "ranks": ranks}
     read = SweepSpec.read(spec).model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
@@ -107,6 +116,7 @@ def sweep(
         checkpoint=checkpoint,
         logs=log or (),
         workers=workers,
+        limit=limit,
     )
     if tried and not (status or dry_run):
         say("trials, on seeds that are not reported:")
@@ -182,6 +192,7 @@ def execute_all(
     checkpoint: float = 60.0,
     logs: Sequence[str] = (),
     workers: int | None = None,
+    limit: float = LIMIT,
     together: Together | None = None,
 ) -> list[RunRecord]:
     """Run what is not done yet, and show how it goes; with the other processes of torchrun, if this
@@ -192,6 +203,7 @@ def execute_all(
     """
     from mtlbench.data.loader import check_workers
     from mtlbench.files import check_writable
+    from mtlbench.runs.crew import check_device
     from mtlbench.runs.curves import check_logs
     from mtlbench.runs.store import Store
     from mtlbench.runs.sweep import sweep as go
@@ -201,6 +213,11 @@ def execute_all(
         raise UsageError(f"--retry takes 'failed', not {retry!r}")
     check_logs(logs)
     check_workers(workers)
+    ranks = runs[0].identity.ranks if runs else 1
+    if ranks > 1 and any(log.startswith("gradients") for log in logs):
+        raise UsageError("--log gradients looks at one process: leave it out")
+    if ranks > 1 and together is None:
+        check_device(runs[0].device.type, 1 if engine == "ray" else ranks, gpus)
     check_writable(folder)
     store = Store(folder)
     tidy(runs, store)
@@ -210,8 +227,6 @@ def execute_all(
         if together is not None:
             together.end()
         return []
-    if together is not None and any(log.startswith("gradients") for log in logs):
-        raise UsageError("--log gradients looks at one process: leave it out")
     epochs = sum(run.total_epochs for run in todo)
     backend: Backend | None = together
     parallel = 1
@@ -235,6 +250,7 @@ def execute_all(
             checkpoint_seconds=checkpoint,
             logs=logs,
             workers=workers,
+            limit=limit,
             watch=view.watch,
             on_record=finished,
         )
@@ -260,11 +276,13 @@ def _backend(
 ) -> tuple[Backend, int]:
     """Where runs are executed, and how many at a time."""
     from mtlbench.hardware import cores, visible_gpus
+    from mtlbench.runs.backends.local import Local, groups
 
-    on_gpu = runs[0].device.type == "cuda"
-    devices = visible_gpus() if on_gpu else []
+    on_gpu, ranks = runs[0].device.type == "cuda", runs[0].identity.ranks
+    devices = groups(visible_gpus(), ranks) if on_gpu else []
     per_gpu = max(1, int(1 / gpus)) if gpus else 1
-    parallel = jobs or (len(devices) * per_gpu if on_gpu else max(1, cores() // threads))
+    room = len(devices) * per_gpu if on_gpu else cores() // (threads * ranks)
+    parallel = jobs or max(1, room)
     if engine == "here":
         from mtlbench.runs.backends.here import Here
 
@@ -273,8 +291,7 @@ def _backend(
         from mtlbench.runs.backends.ray import OnRay
 
         share = (gpus or 1.0) if on_gpu else 0.0
-        return OnRay(address, jobs, threads, share), parallel
-    from mtlbench.runs.backends.local import Local
+        return OnRay(address, jobs, threads * ranks, share * ranks), parallel
 
     modules = {module for run in runs for module in run.modules}
     return Local(min(parallel, len(runs)), modules, devices), parallel
@@ -319,11 +336,14 @@ def _print_plan(what: str, runs: Sequence[Run], store: Store, jobs: int | None) 
     if todo:
         console.print(table)
     on_gpu = bool(todo) and todo[0].device.type == "cuda"
-    parallel, total = jobs or (len(visible_gpus()) if on_gpu else cores()), math.fsum(took)
-    time = f"about {duration(total / parallel)}, {total / 3600:.3g} hours of a {_PLACE[on_gpu]}"
+    places = len(visible_gpus()) if on_gpu else cores()
+    ranks = todo[0].identity.ranks if todo else 1
+    parallel, total = jobs or max(1, places // ranks), math.fsum(took)
+    hours = total * ranks / 3600
+    time = f"about {duration(total / parallel)}, {hours:.3g} hours of a {_PLACE[on_gpu]}"
     if math.isnan(total):
         time = (
             f"how long is unknown until {store.folder} has a run of this task, protocol, network, "
-            "data and machine, of one epoch or more"
+            "data, machine and number of processes, of one epoch or more"
         )
     say(f"{len(runs)} {what}, {len(runs) - len(todo)} done; {len(todo)} to run: {time}")

@@ -58,7 +58,8 @@ class _Pace:
 
 def _keys(identity: RunIdentity, machine: str) -> tuple[Key, Key]:
     """What runs of one task share, and what runs of one cell do."""
-    task = (identity.task, identity.protocol, identity.architecture, identity.data_source, machine)
+    words = (identity.task, identity.protocol, identity.architecture, identity.data_source)
+    task = (*words, machine, str(identity.ranks))
     options = (
         str(sorted(o.items())) for o in (identity.method_options, identity.sharpness_options)
     )

@@ -18,6 +18,7 @@ from mtlbench.engine.randomness import seeded
 from mtlbench.engine.reduce import Ranks
 from mtlbench.errors import DivergedError, UsageError
 from mtlbench.hardware import PeakMemory, describe, torch_threads
+from mtlbench.processes import LIMIT
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.runs.code import published
 from mtlbench.runs.curves import Curves, gradient_options
@@ -25,7 +26,7 @@ from mtlbench.runs.events import Event, StoppedError, Watch, unwatched
 from mtlbench.runs.gradients import GradientFile
 from mtlbench.runs.provenance import Provenance, commit, source, versions
 from mtlbench.runs.record import Metric, RunRecord, Status
-from mtlbench.runs.spec import Run, RunSpec, command, prepare
+from mtlbench.runs.spec import Run, command
 from mtlbench.runs.store import Store
 from mtlbench.training.checkpoint import Checkpoints, keep_model
 from mtlbench.training.history import Phase
@@ -44,11 +45,13 @@ class Load:
         threads: of torch, which numbers depend on.
         jobs: runs that are made at a time, which step times depend on; None where nobody knows.
         workers: processes that fetch its batches ahead; None for as many as pay.
+        limit: seconds that processes which train it together wait for each other.
     """
 
     threads: int = 1
     jobs: int | None = None
     workers: int | None = None
+    limit: float = LIMIT
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ def execute(
         except DivergedError as error:
             record = failure(run, "diverged", str(error), started, load)
         except Exception as error:  # whatever a run dies of is its result; the sweep goes on
-            record = failure(run, "failed", _reason(error, run), started, load)
+            record = failure(run, "failed", why(error, run), started, load)
         else:
             outcome["peak_memory_mb"] = memory.megabytes()
             record = _record(run, "ok", "", started, load, **outcome)
@@ -114,31 +117,8 @@ def execute(
     return record
 
 
-def make(spec: RunSpec, digest: str, store: Store, watching: Watching, load: Load) -> str:
-    """Execute a request in a worker's process, unless it has become another run meanwhile.
-
-    Args:
-        spec: the request.
-        digest: of the run that it was when it was claimed.
-        store: where records and checkpoints go.
-        watching: what is told and kept meanwhile.
-        load: what it computes with.
-
-    Returns:
-        Why there is no record; empty if there is one.
-    """
-    try:
-        run = prepare(spec)
-        if run.identity.digest != digest:  # what this process has imported may be either
-            return "its code or data changed while it waited for its turn"
-        record = execute(run, store, watching, load)
-    except UsageError as error:
-        return str(error)
-    kept = store.status(run.identity) == record.status  # a finished record stays as it is
-    return "" if kept else record.reason
-
-
-def _reason(error: Exception, run: Run) -> str:
+def why(error: Exception, run: Run) -> str:
+    """What a record says of the error that a run died of."""
     asked = ASKED.search(str(error)) if isinstance(error, RuntimeError) else None
     if asked is None and not isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return f"{type(error).__name__}: {error}"

@@ -137,6 +137,7 @@ class SweepSpec(_Part):
         precision: of the network's passes, like all up to ``deterministic``, which
             :class:`~mtlbench.engine.numerics.Numerics` explains.
         rows: how gradients are held, see :class:`~mtlbench.training.stepper.Stepper`.
+        ranks: processes that train each run together, on one machine.
         reference: whether the single-task reference is added, which a table needs.
         equal_time: whole factors: the baseline without a wrapper is also trained for so many times
             the epochs, each a row of its own, for comparisons at equal time.
@@ -161,6 +162,7 @@ class SweepSpec(_Part):
     accumulate: PositiveInt = 1
     deterministic: bool = False
     rows: RowsMode = "auto"
+    ranks: PositiveInt = 1
     reference: bool = True
     equal_time: list[PositiveInt] = []
     tune: Tune | None = None
@@ -289,6 +291,7 @@ class SweepSpec(_Part):
             self.keep_model,
             numerics=self.numerics,
             rows=self.rows,
+            ranks=self.ranks,
             **self._steps.get(cell or (method, wrapper), {}),
         )
 

@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Literal
 
+from mtlbench.processes import LIMIT
 from mtlbench.registry import METHODS, SHARPNESS, Spec
 from mtlbench.runs.backends import Backend, Job
 from mtlbench.runs.claims import Claim, acquire, holder
@@ -203,6 +204,7 @@ def sweep(
     checkpoint_seconds: float = 60.0,
     logs: Sequence[str] = (),
     workers: int | None = None,
+    limit: float = LIMIT,
     watch: Callable[[Run, Event], None] = lambda run, event: None,
     on_record: OnRecord = lambda run, record: None,
 ) -> None:
@@ -216,6 +218,7 @@ def sweep(
         checkpoint_seconds: least time between two checkpoints of a run.
         logs: where learning curves go besides CSV files.
         workers: processes that fetch each run's batches ahead; None for as many as pay.
+        limit: seconds that processes which train a run together wait for each other.
         watch: hears of events of runs.
         on_record: called with each finished run.
     """
@@ -226,8 +229,9 @@ def sweep(
         watch(run, event)
 
     queue = Remaining(runs, store, on_record, threads)
+    job = Job(queue, store, heard, threads, checkpoint_seconds, tuple(logs), workers, limit)
     try:
-        backend.work(Job(queue, store, heard, threads, checkpoint_seconds, tuple(logs), workers))
+        backend.work(job)
     finally:
         queue.release()
         store.remove_empty_folders()

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from threading import Timer
 
-import torch
 import torch.distributed as dist
 
 from mtlbench.engine.reduce import ALONE, ProcessRanks, Ranks
@@ -20,6 +19,7 @@ from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
 from mtlbench.processes import GRACE, TERMINATED, rank_and_size
 from mtlbench.runs.backends import PATIENCE, Backend, Job
+from mtlbench.runs.crew import BACKENDS, place
 from mtlbench.runs.execute import Load, execute, follow
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
@@ -54,16 +54,9 @@ def meet(device: str | None, limit: float) -> tuple[Ranks, str | None]:
             f"torchrun --nproc_per_node {size} -m mtlbench run ..."
         )
     kind = pick_device(device).type
-    if kind not in ("cpu", "cuda"):
-        raise UsageError(f"several processes train on the CPU or on CUDA, not on {kind}")
-    if kind == "cuda":
-        local, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if local >= devices:
-            raise UsageError(f"more processes than the {devices} GPUs here: start one a GPU")
-        torch.cuda.set_device(local)
-    backend = "nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(seconds=limit))
-    return ProcessRanks(), f"cuda:{local}" if kind == "cuda" else kind
+    own = place(kind, int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group(BACKENDS[kind], timeout=timedelta(seconds=limit))
+    return ProcessRanks(), own
 
 
 class Together(Backend):

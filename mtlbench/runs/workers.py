@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable
 from multiprocessing.context import BaseContext
 
-NEEDED = ("__main__", "mtlbench.runs.execute", "torchmetrics")
+NEEDED = ("__main__", "mtlbench.runs.crew", "torchmetrics")
 """What every run imports."""
 
 

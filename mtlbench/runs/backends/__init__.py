@@ -1,7 +1,7 @@
 """Where runs are executed: in this process, in local workers, on a Ray cluster.
 
 A backend takes runs from a queue as it has room for them, executes each with
-:func:`mtlbench.runs.execute.execute`, and tells what happens. Results go through the store alone.
+:func:`mtlbench.runs.crew.carry_out`, and tells what happens. Results go through the store alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mtlbench.processes import LIMIT
 from mtlbench.runs.events import Event, Watch
 from mtlbench.runs.execute import Load, Watching
 from mtlbench.runs.spec import Run
@@ -45,6 +46,7 @@ class Job:
         checkpoint_seconds: least time between two checkpoints of a run.
         logs: where learning curves go besides CSV files.
         workers: processes that fetch each run's batches ahead; None for as many as pay.
+        limit: seconds that processes which train a run together wait for each other.
     """
 
     queue: Queue
@@ -54,6 +56,7 @@ class Job:
     checkpoint_seconds: float = 60.0
     logs: tuple[str, ...] = ()
     workers: int | None = None
+    limit: float = LIMIT
 
     def watching(self, watch: Watch) -> Watching:
         """What a run is executed with, in whichever process."""
@@ -61,7 +64,7 @@ class Job:
 
     def load(self, jobs: int) -> Load:
         """What a run computes with, of so many at a time."""
-        return Load(self.threads, jobs, self.workers)
+        return Load(self.threads, jobs, self.workers, self.limit)
 
 
 class Backend(ABC):

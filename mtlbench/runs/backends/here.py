@@ -6,7 +6,7 @@ import time
 from functools import partial
 
 from mtlbench.runs.backends import PATIENCE, Backend, Job
-from mtlbench.runs.execute import execute
+from mtlbench.runs.crew import carry_out
 
 
 class Here(Backend):
@@ -19,5 +19,5 @@ class Here(Backend):
                 time.sleep(PATIENCE)
                 continue
             watching = job.watching(partial(job.watch, run))
-            execute(run, job.store, watching, job.load(jobs=1))
+            carry_out(run, job.store, watching, job.load(jobs=1))
             job.queue.ended(run)

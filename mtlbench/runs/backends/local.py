@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mtlbench.processes import INTERRUPTED, end_with_parent, ending, stop
 from mtlbench.runs.backends import PATIENCE, Backend, Job
+from mtlbench.runs.crew import make
 from mtlbench.runs.events import Event, StoppedError, unwatched
-from mtlbench.runs.execute import Load, Watching, make
+from mtlbench.runs.execute import Load, Watching
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
 from mtlbench.runs.workers import context
@@ -116,6 +117,11 @@ class Local(Backend):
         else:
             worker.run = None
             job.queue.ended(run, message)
+
+
+def groups(gpus: Sequence[str], size: int) -> list[str]:
+    """GPUs by so many, as ``CUDA_VISIBLE_DEVICES`` has them; those that are over are left out."""
+    return [",".join(gpus[i : i + size]) for i in range(0, len(gpus) - size + 1, size)]
 
 
 def least_loaded(gpus: Sequence[str], taken: Sequence[str | None]) -> str | None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from mtlbench.errors import UsageError
 from mtlbench.runs.backends import PATIENCE, Backend, Job
+from mtlbench.runs.crew import make
 from mtlbench.runs.events import unwatched
-from mtlbench.runs.execute import Load, Watching, make
+from mtlbench.runs.execute import Load, Watching
 from mtlbench.runs.spec import Run, RunSpec
 from mtlbench.runs.store import Store
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from pydantic import NonNegativeInt
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from mtlbench import Batch, InputGroup, MultiTaskModel, Protocol, Task
@@ -19,6 +20,7 @@ from mtlbench.engine.reduce import Ranks
 from mtlbench.registry import Spec
 from mtlbench.runs.spec import build_task
 from mtlbench.training.trainer import Trainer
+from tests.toy_recipe import KINDS
 from tests.toy_task import End, ToyTask
 
 
@@ -109,3 +111,31 @@ class OneFails(ToyTask):
     def _fail(self) -> None:
         if (dist.get_rank() if dist.is_initialized() else 0) == self.rank:
             super()._fail()
+
+
+class Plain(ToyTask):
+    """The toy with a network that draws nothing and normalises nothing: the same on any number of
+    processes."""
+
+    def build_model(self, arch: str) -> MultiTaskModel:
+        sizes = {"level": 1, "slope": 1, "kind": KINDS}
+        trunk = nn.Sequential(nn.Linear(4, 8), nn.Tanh())
+        return MultiTaskModel(trunk, {name: nn.Linear(8, n) for name, n in sizes.items()})
+
+
+class NotReady(ToyTask):
+    """The toy, which fails before it trains in a process that another one has started.
+
+    Args:
+        protocol: as the toy's.
+        data: likewise.
+        fault: likewise.
+    """
+
+    def __init__(
+        self, protocol: Protocol, data: Path | None = None, *, fault: End | None = None
+    ) -> None:
+        super().__init__(protocol, data, fault=fault)
+        if multiprocessing.parent_process() is not None:
+            self._epoch = self.at
+            self._fail()

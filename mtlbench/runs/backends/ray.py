@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -19,6 +20,8 @@ from mtlbench.runs.store import Store
 if TYPE_CHECKING:
     from ray import ObjectRef
 
+logger = logging.getLogger(__name__)
+
 PATIENCE_TO_CONNECT = 15
 """Seconds after which an address counts as unreachable."""
 TRIES_AGAIN = 1
@@ -33,8 +36,8 @@ class OnRay(Backend):
     Args:
         address: of a cluster, ``"host:port"`` or ``"auto"``; a cluster of this machine if None.
         jobs: runs at a time; as many as the cluster has room for by default.
-        cpus: cores of a run.
-        gpus: share of a GPU of a run.
+        cpus: cores of a run, all of one node.
+        gpus: GPUs of a run, likewise, or a share of one.
     """
 
     def __init__(
@@ -44,6 +47,12 @@ class OnRay(Backend):
 
     def work(self, job: Job) -> None:
         ray = connect(self.address)
+        if not self._room(ray):
+            wanted = f"{self.cpus} cores" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+            if self.address is None:
+                ray.shutdown()
+                raise UsageError(f"a run takes {wanted}, and this machine has fewer")
+            logger.warning("no node of the cluster has the %s that a run takes yet", wanted)
         resources = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": TRIES_AGAIN}
         remote = ray.remote(**resources)(_run)
         running: dict[ObjectRef[Any], Run] = {}
@@ -66,7 +75,7 @@ class OnRay(Backend):
 
     def _submit(self, ray: Any, remote: Any, job: Job, running: dict[ObjectRef[Any], Run]) -> None:
         """Hand over runs for as much room as the cluster has now."""
-        room = self.jobs or max(1, int(ray.cluster_resources().get("CPU", 1) // self.cpus))
+        room = self.jobs or max(1, self._room(ray))
         folder = job.store.folder.resolve()
         while len(running) < room:
             run = job.queue.take()
@@ -76,6 +85,15 @@ class OnRay(Backend):
                 run.spec, run.identity.digest, folder, job.watching(unwatched), job.load(room)
             )
             running[reference] = run
+
+    def _room(self, ray: Any) -> int:
+        """Runs that the cluster's nodes have place for, each on one of them."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        has = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return sum(
+            min(int(node.get(what, 0) / n + 1e-9) for what, n in wanted.items() if n)
+            for node in has
+        )
 
 
 def connect(address: str | None) -> Any:

@@ -56,9 +56,12 @@ def swept(runs: list[Run], folder: Path, backend: Backend | None = None) -> list
     return records
 
 
-def test_a_run_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "backend", [Here(), pytest.param(Local(1), marks=pytest.mark.slow)], ids=["here", "a worker"]
+)
+def test_a_run_of_two_processes_is_that_of_one(tmp_path: Path, backend: Backend) -> None:
     """Of a network that draws nothing and normalises nothing, but for rounding."""
-    (two,) = swept([run_of("famo", PLAIN)], tmp_path / "two")
+    (two,) = swept([run_of("famo", PLAIN)], tmp_path / "two", backend)
     one = execute(run_of("famo", PLAIN, ranks=1), Store(tmp_path / "one"))
     assert (two.status, two.identity.ranks) == ("ok", 2), two.reason
     for mine, wanted in zip(two.phases[0].epochs, one.phases[0].epochs, strict=True):
@@ -210,7 +213,7 @@ def test_an_interrupt_leaves_no_process_and_a_run_to_go_on_with(
     path.write_text(yaml.safe_dump(SPEC | content | {"epochs": epochs}))
     words = ["--engine", engine, "--ranks", "2", "--checkpoint", "0", "--limit", "30"]
     with started(["sweep", str(path), "--out", str(out), *words]) as process:
-        while process.poll() is None and not (once.exists() or hangs is None and begun(out)):
+        while process.poll() is None and not (once.exists() or (hangs is None and begun(out))):
             time.sleep(0.05)
         end(process.pid, number)
         output, _ = process.communicate(timeout=60)  # until every process has closed its end

@@ -19,6 +19,7 @@ from mtlbench.runs.sweep import checked, sweep
 from tests.test_runner import numbers
 from tests.toy_task import TOY
 
+FAILS = "tests.runs_on_ranks:OneFails"
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 SPECS = [
     RunSpec(TOY, method, seed=seed, device="cpu", epochs=4)
@@ -66,6 +67,30 @@ def test_a_run_that_kills_its_process_is_its_own_record(cluster: Any, tmp_path: 
     store = Store(tmp_path)
     sweep(runs, store, OnRay(cluster.address))
     assert {r.identity.method: r.status for r in store} == {"mgda": "failed", "ls": "ok"}
+
+
+def test_two_processes_a_run(cluster: Any, tmp_path: Path) -> None:
+    """On a node that has room for both; one that has not is left alone."""
+    cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
+    runs = checked(
+        RunSpec(f"{FAILS}{fault}", "ls", device="cpu", protocol="paper", ranks=2)
+        for fault in (":fault=kill", "")
+    )
+    store, alone = Store(tmp_path / "ray"), Store(tmp_path / "here")
+    sweep(runs, store, OnRay(cluster.address, cpus=2), limit=30)
+    sweep(runs[1:], alone, Here())
+    lost, found = (store.read(run.identity) for run in runs)
+    assert lost is not None
+    assert found is not None
+    assert "it ended with exit code -9" in lost.reason
+    assert [numbers(found)] == [numbers(record) for record in alone]
+
+
+def test_a_run_that_this_machine_has_no_room_for(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UsageError, match="a run takes 10000 cores, and this machine has fewer"):
+        sweep(checked(SPECS[:1]), Store(tmp_path), OnRay(cpus=10_000))
 
 
 def test_an_address_that_nobody_answers_at(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,12 @@ def test_as_many_at_a_time_as_there_is_place_for(monkeypatch: pytest.MonkeyPatch
     assert [_backend(runs, "local", None, None, n, None)[1] for n in (1, 2, 3)] == [4, 2, 1]
     backend, _ = _backend(runs, "ray", None, None, 2, None)
     assert backend.cpus == 4  # type: ignore[attr-defined]
+    monkeypatch.setattr("mtlbench.hardware.visible_gpus", lambda: list("01234"))
+    on_gpus = [replace(run, device=torch.device("cuda")) for run in runs]
+    backend, at_a_time = _backend(on_gpus, "local", None, None, 1, None)
+    assert (backend.gpus, at_a_time) == (["0,1", "2,3"], 2)  # type: ignore[attr-defined]
+    backend, _ = _backend(on_gpus, "ray", None, None, 1, None)
+    assert (backend.cpus, backend.gpus) == (2, 2.0)  # type: ignore[attr-defined]
     assert groups(["0", "1", "GPU-7", "3", "4"], 2) == ["0,1", "GPU-7,3"]
     assert groups(["0", "1"], 1) == ["0", "1"]
 

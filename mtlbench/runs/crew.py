@@ -1,4 +1,7 @@
-"""Runs that processes of one machine train together: the first one leads, and starts the others."""
+"""Runs that processes of one machine train together: the first one leads, and starts the others.
+
+One that dies is noticed at once on the CPU, on CUDA after the limit, as NCCL does not tell.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mtlbench import torch_private
 from mtlbench.engine.reduce import LostError, ProcessRanks
 from mtlbench.errors import UsageError
 from mtlbench.hardware import pick_device
@@ -23,7 +27,6 @@ from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run, RunSpec, prepare
 from mtlbench.runs.store import Store
 from mtlbench.runs.workers import context
-from mtlbench.torch_private import abort_process_group
 
 BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
 """How processes send to each other what is on a device."""
@@ -101,6 +104,8 @@ def check_device(kind: str, size: int, share: float | None = None) -> None:
     Raises:
         UsageError: it is such a device.
     """
+    if not dist.is_available():
+        raise UsageError("several processes need torch.distributed, which this torch lacks")
     if kind not in BACKENDS:
         raise UsageError(f"several processes train on the CPU or on CUDA, not on {kind}")
     if kind == "cuda" and share not in (None, 1):
@@ -181,8 +186,10 @@ class _Crew:
         for _, pipe in self._others:
             pipe.close()
         if dist.is_initialized():
-            leave = abort_process_group if self._kind == "cuda" else dist.destroy_process_group
-            leave()  # on CUDA it would wait for the others
+            if self._kind == "cuda":  # where to leave in good order is to wait for the others
+                torch_private.abort_process_group()
+            else:
+                dist.destroy_process_group()
 
 
 def _said(process: BaseProcess, pipe: Connection, seconds: float, otherwise: str = "") -> str:

@@ -26,7 +26,7 @@ def seconds(runs: Iterable[Run], records: Iterable[RunRecord]) -> list[float]:
     """How long each run's training will take; NaN where nothing on this machine tells.
 
     A record of the same cell of another seed tells it; else its passes do, at the pace of the
-    records of the same task, protocol and device.
+    records of the same task, protocol, device and number of processes.
     """
     known = _Pace(records)
     return [known.of(run) for run in runs]

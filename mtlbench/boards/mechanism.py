@@ -31,12 +31,13 @@ _QUANTITIES = {
     "score": ("test", "score"),
 }
 """Columns of a run's row, with where they are in its diagnosis."""
-_LOGARITHMIC = ("lambda_1", "sharpness")
+_LOGARITHMIC = ("lambda_1", "ratio", "sharpness")
 """Compared by factors."""
 _SAID = {
     "cosine": "mean cosine of task gradients in the second half of training",
     "conflict": "share of pairs with a negative cosine there",
     "lambda_1": "factor of the largest eigenvalue of the mean loss's Hessian",
+    "ratio": "factor of its ratio to the last eigenvalue computed, the fifth by default",
     "sharpness": "factor of the mean loss's sharpness",
     "score": "test score by which epochs are selected (more is better)",
 }
@@ -167,11 +168,16 @@ def spearman(x: pd.Series[float], y: pd.Series[float]) -> tuple[float, float, fl
 # ------------------------------------------------------------------------------------ in words
 def answers(study: Study) -> Iterator[str]:
     """What the tables show, in sentences."""
-    rises = {"cosine": "the cosine is higher", "lambda_1": "the largest eigenvalue is higher"}
-    falls = {"cosine": "lower", "lambda_1": "lower"}
+    rises = {
+        "cosine": "the cosine is higher",
+        "lambda_1": "the largest eigenvalue is higher",
+        "ratio": "its ratio to the fifth is higher",
+    }
     effects = study.effects
     for quantity, said in rises.items():
         mine = effects[(effects["quantity"] == quantity) & effects["effect"].notna()]
+        if mine.empty:
+            continue
         at = 1.0 if quantity in _LOGARITHMIC else 0.0
         shown = mine["p_holm"] < LEVEL
         up, down = (
@@ -179,7 +185,7 @@ def answers(study: Study) -> Iterator[str]:
             int((shown & (mine["effect"] < at)).sum()),
         )
         yield (
-            f"With a wrapper, {said} in {up} and {falls[quantity]} in {down} of {len(mine)} "
+            f"With a wrapper, {said} in {up} and lower in {down} of {len(mine)} "
             f"comparisons with the same method without one; {len(mine) - up - down} are open "
             "(paired seeds, Holm's correction)."
         )

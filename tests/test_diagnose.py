@@ -370,7 +370,7 @@ def test_a_study_pairs_seeds_and_says_what_is_open(tmp_path: Path) -> None:
     assert "the largest eigenvalue is higher in 0 and lower in 1 of 1 comparisons" in said[1]
     assert "a flatter end is better" in said[2]
     assert "1 of 11 runs have an eigenvalue that did not converge" in said[3]
-    assert "| toy | SUM x flat | 5 |" in text(study)
+    assert "| toy: SUM x flat | 5 |" in text(study)
     part = section(study)
     assert part.count("<svg") == 2
     assert part in page({}, why=part)

@@ -240,17 +240,17 @@ def _table(study: Study) -> tuple[list[str], list[list[str]]]:
     ):
         by = mine.set_index("quantity")
         cells = [_cell(by.loc[quantity]) for quantity in _SAID]
-        rows.append([str(task), f"{method} x {wrapper}", str(by["seeds"].iloc[0]), *cells])
-    return ["task", "row", "seeds", *_SAID], rows
+        rows.append([f"{task}: {method} x {wrapper}", str(by["seeds"].iloc[0]), *cells])
+    return ["row", "seeds", *_SAID], rows
 
 
 def _cell(row: Any) -> str:
     if math.isnan(row["effect"]):
         return ""
     sign = "" if row.name in _LOGARITHMIC else "+"
-    shown = f"{row['effect']:{sign}.3g}"
+    shown = f"{row['effect']:{sign}.2g}"
     if not math.isnan(row["low"]):
-        shown += f" ({row['low']:{sign}.3g} to {row['high']:{sign}.3g})"
+        shown += f" ({row['low']:{sign}.2g} to {row['high']:{sign}.2g})"
     return shown + (" *" if row["p_holm"] < LEVEL else "")
 
 
@@ -266,8 +266,9 @@ def section(study: Study) -> str:
     return (
         '<section><h2 id="why">Seeing why: conflict, sharpness, results</h2>'
         f'<div class="answer"><ul>{said}</ul></div>'
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>'
-        f'</table></div><p class="soft">Against the same method without a wrapper, paired seeds, '
+        f'<div class="scroll"><table class="effects"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>\n{body}\n</tbody></table></div>"
+        f'<p class="soft">Against the same method without a wrapper, paired seeds, '
         f"95 % intervals; * with Holm's correction over the column.{notes}</p>"
         f'<div class="figures">{"".join(_figures(study))}</div></section>'
     )
@@ -298,7 +299,7 @@ def _forest(task: str, effects: pd.DataFrame) -> str:
             axes.plot(row["effect"], y, "o", color=COLOURS[0], markerfacecolor=fill)
         axes.axvline(1 if factor else 0, color=INK, linewidth=0.8)
         if factor:
-            axes.set_xscale("log")
+            _logarithmic(axes)
         labelled = axes is panels[0]
         labels = [f"{m} x {w}" for m, w in reversed(names)] if labelled else []
         axes.set_yticks(range(len(names)) if labelled else [], labels, fontsize=8)
@@ -314,13 +315,13 @@ def _forest(task: str, effects: pd.DataFrame) -> str:
 def _scatter(task: str, runs: pd.DataFrame) -> str:
     from matplotlib.lines import Line2D
 
-    figure, (axes,) = figure_of(6, 4)
+    figure, (axes,) = figure_of(12, 4)
     methods, wrappers = (list(dict.fromkeys(runs[c])) for c in ("method", "wrapper"))
     for _, run in runs.iterrows():
         colour = COLOURS[methods.index(run["method"]) % len(COLOURS)]
         marker = MARKERS[wrappers.index(run["wrapper"]) % len(MARKERS)]
         axes.plot(run["lambda_1"], run["score"], marker, color=colour, markersize=6, alpha=0.8)
-    axes.set_xscale("log")
+    _logarithmic(axes)
     axes.set_xlabel("largest eigenvalue of the mean loss's Hessian")
     axes.set_ylabel("test score")
     entries = [
@@ -333,4 +334,14 @@ def _scatter(task: str, runs: pd.DataFrame) -> str:
     ]
     legend(figure, entries)
     caption = "Every run: how sharp it ended, and how well it does on the test split."
-    return inline(figure, f"{task}: sharpness and test score", caption, f"ws{task}")
+    return inline(figure, f"{task}: sharpness and test score", caption, f"ws{task}", wide=True)
+
+
+def _logarithmic(axes: Any) -> None:
+    """A scale with few numbers, written out."""
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))

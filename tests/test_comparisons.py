@@ -138,6 +138,17 @@ def test_unequal_seeds_are_paired_where_both_are() -> None:
     assert "(3 to 5 seeds)" in said
 
 
+def test_a_reference_that_lacks_seeds_is_compared_on_those_that_it_has() -> None:
+    """As a sweep leaves it that was interrupted, or whose reference failed."""
+    few = [r for r in sweep() if r.identity.method != "single" or r.identity.seed < 2]
+    found = standings(board(few), pairs(board(few))).set_index("row")
+    whole = standings(board(sweep((0, 1))), pairs(board(sweep((0, 1))))).set_index("row")
+    assert set(found["n_seeds"]) == {2}
+    assert found["delta_m"].tolist() == pytest.approx(whole["delta_m"].tolist())
+    apart = [r for r in sweep() if (r.identity.method == "single") == (r.identity.seed < 2)]
+    assert standings(board(apart), pairs(board(apart)))["delta_m"].isna().all()
+
+
 def test_a_nan_metric_is_no_seed_of_a_pair() -> None:
     records = [r for r in sweep() if (r.identity.method, r.identity.seed) != ("tilt", 2)]
     records.append(record(math.nan, 2.0, method="tilt", seed=2))

@@ -204,7 +204,8 @@ def _interval(low: float, high: float) -> str:
 
 def _resampled(table: Table, first: str, second: str, seeds: Sequence[int]) -> Iterator[str]:
     """An interval without the normal distribution, where there are seeds enough for one."""
-    if len(seeds) < ENOUGH_TO_RESAMPLE or not table.has_reference:
+    seeds = table.with_reference(seeds) if table.has_reference else []
+    if len(seeds) < ENOUGH_TO_RESAMPLE:
         return
 
     both = [table.scores(name, seeds) for name in (first, second)]

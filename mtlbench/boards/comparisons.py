@@ -100,6 +100,10 @@ class Table:
         names = self.rows.loc[(self.rows["role"] == "reference") & self.rows["plain"], "name"]
         return self.of(names.iloc[0])
 
+    def with_reference(self, seeds: Sequence[int]) -> list[int]:
+        """Those of the seeds that the reference has, too."""
+        return [seed for seed in seeds if seed in self._reference.index]
+
     def _is_whole(self, name: str) -> bool:
         return bool((self.rows.loc[self.rows["name"] == name, "status"] == "ok").all())
 
@@ -131,16 +135,20 @@ class Table:
         return [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
 
     def against_reference(self, name: str, at: Literal["", "_last", "_beside"] = "") -> Estimate:
-        """Delta-m of a row, with the reference's own noise; NaN if the row lacks a seed.
+        """Delta-m of a row, with the reference's own noise, on the seeds that both have; NaN if the
+        row lacks a run, or there is no such seed.
 
         Args:
             name: of the row.
             at: empty for the scores that count by the protocol, "_last" for the last epoch's,
                 "_beside" for those that the protocol might have taken; NaN where a record has none.
         """
-        seeds = list(self.of(name).index)
+        own = list(self.of(name).index)
         if not self.has_reference or not self._is_whole(name):
-            return Estimate(len(seeds), math.nan, math.nan)
+            return Estimate(len(own), math.nan, math.nan)
+        seeds = self.with_reference(own)
+        if not seeds:
+            return Estimate(0, math.nan, math.nan)
         mine, base = self.scores(name, seeds, at)
         return against_reference(mine, base, self.signs)
 

@@ -306,8 +306,8 @@ def _forest(task: str, effects: pd.DataFrame) -> str:
         axes.set_ylim(-0.6, len(names) - 0.4)
         title(axes, _SAID[kind], 44)
     caption = (
-        "What a wrapper changes, against the same method without one: means over paired seeds and "
-        "95 % intervals; filled where Holm's correction leaves it shown."
+        f"{task}: what a wrapper changes, against the same method without one: means over paired "
+        "seeds and 95 % intervals; filled where Holm's correction leaves it shown."
     )
     return inline(figure, f"{task}: effects of wrappers", caption, f"we{task}", wide=True)
 
@@ -333,7 +333,7 @@ def _scatter(task: str, runs: pd.DataFrame) -> str:
         for i, name in enumerate(wrappers)
     ]
     legend(figure, entries)
-    caption = "Every run: how sharp it ended, and how well it does on the test split."
+    caption = f"{task}: how sharp every run ended, and how well it does on the test split."
     return inline(figure, f"{task}: sharpness and test score", caption, f"ws{task}", wide=True)
 
 

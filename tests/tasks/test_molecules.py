@@ -220,7 +220,7 @@ def test_what_is_read_is_what_was_written(layout: str, tmp_path: Path, few: Arra
     WRITERS[layout](tmp_path / "data", few)
     assert_same(loaded(tmp_path / "data"), few)
     task = QM9(MINI, tmp_path / "data")
-    assert task.data_source == "QM9, 12 molecules of unsanitised SDF, split 2/2/8"
+    assert task.data_source == "QM9, 12 molecules of unsanitised SDF, split 8/1/3"
 
 
 def test_qm9pack_gives_the_embedded_molecules(
@@ -232,7 +232,7 @@ def test_qm9pack_gives_the_embedded_molecules(
     for place in (".", "qm9pack", "qm9pack/data"):
         assert_same(loaded(tmp_path / place), expected)
     task = QM9(MINI, tmp_path)
-    assert task.data_source == "QM9, 12 molecules of sanitised SMILES, split 2/2/8"
+    assert task.data_source == "QM9, 12 molecules of sanitised SMILES, split 8/1/3"
     assert {np.unique(expected[name]).size for name in ("aromatic", "hybridization")} == {2, 4}
 
 

@@ -77,7 +77,9 @@ def column(table: Any, header: str) -> int:
 def test_filtering(browser: Any) -> None:
     with opened(browser) as page:
         page.get_by_label("filter the rows of multimnist", exact=True).fill("samo FAIR")
-        assert page.locator(TABLE).evaluate(ROWS) == ["FairGrad x SAMO"]
+        left = page.locator(TABLE).evaluate(ROWS)
+        assert left
+        assert all(name.startswith("FairGrad x SAMO") for name in left)
         page.get_by_label("filter the rows of multimnist", exact=True).fill("")
         assert len(page.locator(TABLE).evaluate(ROWS)) > 10
 

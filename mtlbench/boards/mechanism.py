@@ -266,7 +266,7 @@ def section(study: Study) -> str:
     return (
         '<section><h2 id="why">Seeing why: conflict, sharpness, results</h2>'
         f'<div class="answer"><ul>{said}</ul></div>'
-        f'<div class="scroll"><table class="effects"><thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table class="effects"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{body}\n</tbody></table></div>"
         f'<p class="soft">Against the same method without a wrapper, paired seeds, '
         f"95 % intervals; * with Holm's correction over the column.{notes}</p>"

@@ -23,8 +23,8 @@ from mtlbench.bench.workloads import CNN, Workload, cnn
 from mtlbench.data.parts import parted
 from mtlbench.engine.reduce import ALONE, ProcessRanks, Ranks
 from mtlbench.engine.stream import RowsMode
-from mtlbench.errors import UsageError
 from mtlbench.hardware import torch_threads
+from mtlbench.runs.crew import BACKENDS, check_device, place
 
 MOST_STEPS = 400
 WARM = 3
@@ -89,17 +89,13 @@ class RanksRow:
 
 def cases(plan: RanksPlan) -> Iterator[RanksCase]:
     """The cases of a plan, in the order of the table."""
-    build = partial(_workload, plan.network, plan.seed)
+    build = partial(cnn, plan.network, plan.seed)
     for method, sharpness in product(plan.methods, plan.sharpness):
         ways: list[RowsMode] = ["whole", "sharded"] if method in plan.sharded else ["whole"]
         for rows, size in product(ways, plan.ranks):
             if size > 1 or rows == "whole":
                 name = f"{plan.network.name}: {method} x {sharpness}, {rows}, {size}"
                 yield RanksCase(name, build, method, sharpness, rows, size)
-
-
-def _workload(network: CNN, seed: int, device: torch.device) -> Workload:
-    return cnn(network, seed, device)
 
 
 def measured(
@@ -110,13 +106,7 @@ def measured(
     Raises:
         UsageError: there are fewer GPUs than processes, or the device is of another kind.
     """
-    if device.type == "cuda" and case.size > torch.cuda.device_count():
-        raise UsageError(
-            f"{case.name}: {case.size} processes need a GPU each, and there are "
-            f"{torch.cuda.device_count()}: leave them out with --ranks"
-        )
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"several processes train on the CPU or on CUDA, not on {device.type}")
+    check_device(device.type, case.size)
     with TemporaryDirectory() as folder:
         given = (Path(folder), case, rounds, seconds, device.type, threads)
         if case.size == 1:
@@ -144,13 +134,10 @@ def _work(
     threads: int,
 ) -> None:
     """One of the processes; the first writes what it finds."""
-    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
-    if kind == "cpu":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    else:
-        torch.cuda.set_device(device)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    device = torch.device(place(kind, rank))
     dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
+        BACKENDS[kind],
         init_method=f"file://{folder}/meeting",
         rank=rank,
         world_size=case.size,

@@ -156,9 +156,8 @@ class ProcessRanks(Ranks):
         self._count(vector, 1)
         with _others():
             works = [
-                dist.reduce(vector[span], self._global(rank), group=self.group, async_op=True)
-                for rank, span in enumerate(self.spans(len(vector)))
-                if span.start < span.stop
+                dist.reduce(own, owner, group=self.group, async_op=True)
+                for owner, own in self._parts(vector)
             ]
         self._pending.append(works)
 
@@ -166,12 +165,17 @@ class ProcessRanks(Ranks):
         self._count(vector, 1)
         with _others():
             works: list[Any] = [
-                dist.broadcast(vector[span], self._global(rank), group=self.group, async_op=True)
-                for rank, span in enumerate(self.spans(len(vector)))
-                if span.start < span.stop
+                dist.broadcast(own, owner, group=self.group, async_op=True)
+                for owner, own in self._parts(vector)
             ]
             for work in works:
                 work.wait()
+
+    def _parts(self, vector: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Each process, as the default group names it, with its span; none that is empty."""
+        for rank, span in enumerate(self.spans(len(vector))):
+            if span.start < span.stop:
+                yield self._global(rank), vector[span]
 
     def _global(self, rank: int) -> int:
         return rank if self.group is None else dist.get_global_rank(self.group, rank)

@@ -104,6 +104,24 @@ def test_only_what_is_missing_is_made_again(
     assert check(folder / "records", folder) == 0
 
 
+def test_a_tuned_benchmark_is_tuned_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tune = {"seeds": [7], "trials": 2, "lr": [1, 0.5]}
+    content = {**SPEC, "methods": ["ls"], "seeds": [0], "epochs": 1, "tune": tune}
+    (tmp_path / "specs").mkdir()
+    (tmp_path / "specs" / "toy.yaml").write_text(yaml.safe_dump(content))
+    words = ["regenerate", "toy", "--folder", str(tmp_path), "--jobs", "1"]
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "4 of 4 trials to make" in said
+    assert "2 of 2 runs to make" in said
+    assert main(words) == 0
+    store = Store(tmp_path / "records")
+    assert {record.provenance.tuning.trials for record in store if record.provenance.tuning} == {2}
+    assert (len(list(store)), len(list(store.trials))) == (2, 4)
+
+
 def read_record_numbers(path: Path) -> object:
     return json.loads(path.read_text())["phases"][0]["last"]
 

@@ -92,6 +92,19 @@ def test_words_with_options_are_taken_as_they_are() -> None:
     assert set(alphas[1]) == {"fairgrad:alpha=3"}
 
 
+def test_words_with_options_are_tuned_by_words_with_the_same() -> None:
+    tune = TUNE | {"trials": 2, "methods": []}
+    tune["sharpness"] = ["samo:rho={0.01,0.05}", "samo:noise=shared,rho={1,2},points=by-sign"]
+    wrappers = ["samo", "samo:points=by-sign,noise=shared", "samo:rho=0.05"]
+    spec = parsed(methods=["ls"], sharpness=wrappers, reference=False, tune=tune)
+    made = [(each.sharpness, each.lr) for each in trials(spec) if each.seed == 100]
+    assert made == [
+        *(("samo:rho=0.01", None), ("samo:rho=0.05", None)),
+        *((f"samo:noise=shared,rho={rho},points=by-sign", None) for rho in (1, 2)),
+        *(("samo:rho=0.05", None), ("samo:rho=0.05", LR / 2)),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -101,6 +114,7 @@ def test_words_with_options_are_taken_as_they_are() -> None:
         ({"seeds": []}, "tune.seeds: List should have at least 1 item"),
         ({"methods": ["mgda:normalize={none,l2}"]}, "'mgda:normalize={none,l2}' is of no cell"),
         ({"sharpness": ["sam:rho={1,2}"]}, "tune.sharpness: 'sam:rho={1,2}' is of no cell"),
+        ({"sharpness": ["samo:noise=shared,rho={1,2}"]}, "none has 'samo:noise=shared'"),
         ({"lr": [1, 1]}, "tune.lr: 1.0 is there twice"),
         ({"lr": [0]}, "tune.lr.0: Input should be greater than 0"),
         ({"method": []}, "unknown key 'tune.method'; did you mean 'methods'?"),

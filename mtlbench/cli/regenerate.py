@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mtlbench.cli.leaderboard import print_boards, read_boards
 from mtlbench.cli.options import Jobs
-from mtlbench.cli.sweep import Retry, Threads, begin_all, end, execute_all
+from mtlbench.cli.sweep import TRIALS, Retry, Threads, begin_all, end, execute_all, to_report
 from mtlbench.cli.terminal import say
 from mtlbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from mtlbench.runs.spec import Run
+    from mtlbench.runs.store import Store
 
 
 def regenerate(
@@ -38,21 +43,34 @@ def regenerate(
         return
     from mtlbench.runs.plan import SweepSpec
     from mtlbench.runs.store import Store
-    from mtlbench.runs.sweep import checked, state, unfinished
+    from mtlbench.runs.sweep import checked
+    from mtlbench.runs.tune import trials
 
-    spec = committed(task, folder)
-    requests = SweepSpec.read(spec).requests()
-    begin_all(requests, look=dry_run)
-    runs, records = checked(requests), folder / "records"
+    spec, store = SweepSpec.read(committed(task, folder)), Store(folder / "records")
+    begin_all(spec.requests(), look=dry_run)
+    tried = checked(trials(spec))
+    execute = partial(execute_all, jobs=jobs, threads=threads, retry=retry)
+    if tried and not dry_run:
+        say(TRIALS)
+        execute(tried, store.trials.folder)
+    runs = checked(to_report(spec, store))
     if dry_run:
-        left = unfinished(runs, Store(records), retry=retry is not None)
-        for run in left:
-            say(f"{state(run, Store(records)).kind}: {run.identity.stem}")
-        say(f"{len(left)} of {len(runs)} runs to make")
+        for what, some, place in (("trials", tried, store.trials), ("runs", runs, store)):
+            if some:
+                _say_left(what, some, place, retry=retry is not None)
         return
-    failed = execute_all(runs, records, jobs=jobs, threads=threads, retry=retry)
+    failed = execute(runs, store.folder)
     rebuild(folder, list(dict.fromkeys(run.identity.task for run in runs)))
     end(failed)
+
+
+def _say_left(what: str, runs: Sequence[Run], store: Store, *, retry: bool) -> None:
+    from mtlbench.runs.sweep import state, unfinished
+
+    left = unfinished(runs, store, retry=retry)
+    for run in left:
+        say(f"{state(run, store).kind}: {run.identity.stem}")
+    say(f"{len(left)} of {len(runs)} {what} to make")
 
 
 def rebuild(folder: Path, tasks: Sequence[str] | None = None) -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, 
     from mtlbench.runs.store import Store
     from mtlbench.runs.together import Together
 
+TRIALS = "trials, on seeds that are not reported:"
 _PLACE = {True: "GPU", False: "core"}
 Engine = Literal["here", "local", "ray"]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each run.")]
@@ -102,8 +103,8 @@ def sweep(
     read = SweepSpec.read(spec).model_copy(
         update={name: value for name, value in given.items() if value is not None}
     )
-    store = Store(out)
-    begin_all(read.requests(), look=status or dry_run)
+    store, look = Store(out), status or dry_run
+    begin_all(read.requests(), look=look)
     tried = checked(trials(read))
     execute = partial(
         execute_all,
@@ -118,12 +119,12 @@ def sweep(
         workers=workers,
         limit=limit,
     )
-    if tried and not (status or dry_run):
-        say("trials, on seeds that are not reported:")
+    if tried and not look:
+        say(TRIALS)
         execute(tried, store.trials.folder)
-    requests = _reported(read, store)
+    requests = to_report(read, store)
     runs = checked(requests if shard is None else part(requests, shard))
-    if status or dry_run:
+    if look:
         for title, some, place in (("trials", tried, store.trials), ("runs", runs, store)):
             if some and status:
                 _print_status(title, some, place)
@@ -133,7 +134,7 @@ def sweep(
     end(execute(runs, out))
 
 
-def _reported(spec: SweepSpec, store: Store) -> list[RunSpec]:
+def to_report(spec: SweepSpec, store: Store) -> list[RunSpec]:
     """Requests of what is reported, and what was chosen for it, where that is tuned."""
     from mtlbench.runs.tune import reported, tuned
 

@@ -37,6 +37,7 @@ SCHEMA = Path(__file__).with_name("sweep.schema.json")
 
 T = TypeVar("T")
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_OPTION_IN_BRACES = re.compile(r"[^:,=]+=[^:,{}]*\{[^{}]*\}[^:,]*")
 
 
 def _each_once(values: list[T]) -> list[T]:
@@ -85,13 +86,14 @@ class Tune(_Part):
     """What is tried for every cell before it is reported: as many trials for each.
 
     A cell's choices are those of its method's and its wrapper's words here, each with the first of
-    ``lr``, as many as make ``trials``. Words with options of their own are taken as they are.
+    ``lr``, as many as make ``trials``. A word here is of the cells that name what it says without
+    its options in braces: ``samo:noise=shared,rho={1,2}`` of those with ``samo:noise=shared``.
 
     Args:
         seeds: of the trials; none that is reported.
         trials: of each cell and seed.
         lr: factors of the protocol's learning rate, the first ones first.
-        methods: names with options in braces, for the cells that name the method alone.
+        methods: names with options in braces.
         sharpness: likewise, of wrappers.
     """
 
@@ -309,10 +311,14 @@ def shard(requests: Sequence[RunSpec], text: str) -> list[RunSpec]:
 
 
 def _chosen(word: str, tuned: Sequence[str]) -> list[str]:
-    """What is tried for a method or a wrapper: words of the same name, if it has no options."""
-    spec = Spec.parse(word)
-    found = [each for each in _expanded(tuned) if Spec.parse(each).name == spec.name]
-    return list(dict.fromkeys(found)) if found and not spec.options else [word]
+    """What is tried for a cell's method or wrapper; the word itself where nothing is."""
+    found = _expanded([each for each in tuned if untuned(each) == Spec.parse(word)])
+    return list(dict.fromkeys(found)) or [word]
+
+
+def untuned(word: str) -> Spec:
+    """What a cell says whose choices are those of a word with options in braces."""
+    return Spec.parse(_OPTION_IN_BRACES.sub("", word))
 
 
 def _expanded(words: Sequence[str]) -> list[str]:

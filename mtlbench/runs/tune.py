@@ -11,7 +11,7 @@ from statistics import fmean
 
 from mtlbench.errors import UsageError
 from mtlbench.registry import Spec
-from mtlbench.runs.plan import SweepSpec, Tune
+from mtlbench.runs.plan import SweepSpec, Tune, untuned
 from mtlbench.runs.provenance import Tuning
 from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import RunSpec, prepare
@@ -120,13 +120,13 @@ def _score(choice: RunSpec, tune: Tune, store: Store) -> float:
 
 
 def _check_words(spec: SweepSpec, tune: Tune) -> None:
-    """Refuse words to be tuned that are of no cell that names them without options."""
-    methods, wrappers = ({*words} for words in zip(*spec.cells(), strict=True))
-    for kind, words, alone in (
+    """Refuse words to be tuned that are of no cell."""
+    methods, wrappers = zip(*spec.cells(), strict=True)
+    for kind, words, cells in (
         ("methods", tune.methods, methods),
         ("sharpness", tune.sharpness, wrappers),
     ):
         for word in words:
-            name = Spec.parse(word.partition("{")[0].partition(":")[0]).name
-            if name not in alone:
-                raise UsageError(f"tune.{kind}: {word!r} is of no cell: none is {name!r} alone")
+            alone = untuned(word)
+            if alone not in map(Spec.parse, cells):
+                raise UsageError(f"tune.{kind}: {word!r} is of no cell: none has {str(alone)!r}")

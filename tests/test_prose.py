@@ -42,6 +42,8 @@ def say(folder: Path, template: str) -> str:
         ("{{ pair('digits', 'SUM', 'TILT').is_better }}", "True"),
         ("{{ pair('digits', 'SUM x flat', 'SUM').is_equal }}", "True"),
         ("{{ pairs('digits', '* x flat', '*', same_method=true)|length }}", "2"),
+        ("{{ against('digits', 'SUM').verdict.tolist() }}", "['equal', 'worse', 'worse']"),
+        ("{{ against('digits', 'TILT').difference.min()|n(1) }}", "-5.1"),
         ("{{ clear('digits')['first'].tolist() }}", "['TILT']"),
         ("{{ table('digits_seeds').seed.max() }}", "4"),
         ("{{ verdicts().splitlines()[-1][:15] }}", "| digits | 5 | "),

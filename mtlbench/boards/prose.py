@@ -11,6 +11,7 @@ A folder's ``README.md`` is its ``README.md.jinja`` with the numbers filled in, 
     {{ pair("qm9", "MGDA", "LS")|by }}               "8.6 (1.1 to 16.1)": without the sign, which
                                                      the words carry
     {{ pairs("qm9", "* x SAMO", "*").time_ratio.max() }}   all that fit, as a pandas table
+    {{ against("qm9", "LS").difference.min() }}      of all pairs with a row, it being the second
     {{ answers("qm9") }}  {{ verdicts() }}           what tests decide, written out
     {{ clear("qm9") }}                               questions whose interval leaves out zero
     {{ table("qm9_seeds") }}                         any CSV file, as a pandas table
@@ -40,8 +41,8 @@ from mtlbench.runs.store import Store
 
 TEMPLATE = "README.md.jinja"
 _WORDS = (
-    *("row", "metrics", "pair", "pairs", "clear", "answers", "verdicts", "table", "tuned"),
-    *("scores", "claim"),
+    *("row", "metrics", "pair", "pairs", "against", "clear", "answers", "verdicts", "table"),
+    *("tuned", "scores", "claim"),
 )
 _SIGNED = ("difference", "low", "high", "low_90", "high_90")
 _SIGNED_BACK = ("difference", "high", "low", "high_90", "low_90")
@@ -112,20 +113,20 @@ class Facts:
         found = self._read(f"{table}_pairs")
         one, other = found["first"], found["second"]
         here = found[_fits(one, first) & _fits(other, second)]
-        pair = here if len(here) else found[_fits(one, second) & _fits(other, first)]
-        known = _only(pair, f"a pair of {first!r} and {second!r} in {table}").copy()
-        if here.empty:
-            known[list(_SIGNED)] = [-known[name] for name in _SIGNED_BACK]
-            known[["first", "second"]] = known[["second", "first"]].to_list()
-            known["p_improvement"] = 1 - known["p_improvement"]
-            known["time_ratio"] = 1 / known["time_ratio"]
+        there = found[_fits(one, second) & _fits(other, first)]
+        known = _only(
+            here if len(here) else _turned(there), f"a pair of {first!r} and {second!r} in {table}"
+        )
         said = known["verdict"] if pd.isna(known["question"]) else known["question_verdict"]
-        if here.empty:
-            said = {"better": "worse", "worse": "better"}.get(said, said)
         whole: pd.Series[Any] = pd.concat(
             [known, pd.Series({f"is_{v}": said == v for v in VERDICTS})]
         )
         return whole
+
+    def against(self, table: str, name: str) -> pd.DataFrame:
+        """Every other row against this one: pairs in which it is the second."""
+        found = self._read(f"{table}_pairs")
+        return pd.concat([found[found["second"] == name], _turned(found[found["first"] == name])])
 
     def pairs(
         self, table: str, first: str = "*", second: str = "*", same_method: bool = False
@@ -219,6 +220,18 @@ class Facts:
         if not holds:
             self.broken.append(sentence)
         return ""
+
+
+def _turned(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The same pairs, the second row against the first."""
+    found, other = pairs.copy(), {"better": "worse", "worse": "better"}
+    found[["first", "second"]] = pairs[["second", "first"]].to_numpy()
+    found[list(_SIGNED)] = -pairs[list(_SIGNED_BACK)].to_numpy()
+    found["p_improvement"] = 1 - pairs["p_improvement"]
+    found["time_ratio"] = 1 / pairs["time_ratio"]
+    for name in ("verdict", "question_verdict"):
+        found[name] = pairs[name].replace(other)
+    return found
 
 
 def _fits(names: pd.Series[str], pattern: str) -> pd.Series[bool]:

@@ -17,6 +17,7 @@ from mtlbench.boards.comparisons import (
     pairs,
     standings,
     summary,
+    time_ratio,
 )
 from mtlbench.runs.record import RunRecord
 from mtlbench.training.history import Selection
@@ -64,6 +65,23 @@ def test_all_pairs_and_their_questions() -> None:
         ("TILT x flat", "TILT"): "wrapper",
         ("TILT", "SUM"): "method",
     }
+
+
+@pytest.mark.parametrize(
+    ("times", "machines", "ratio"),
+    [
+        (([2, 9, 3], [1, 1.5, 4]), ("aaa", "aaa"), 2),  # the least of each
+        (([2, 9, 8, 7], [1.5, 1, 4, 5]), ("aabb", "aabb"), (2 / 1 + 7 / 4) / 2),
+        (([2, 9, 8], [4, 5, 2]), ("aab", "acc"), 2 / 4),  # of the one machine that ran both
+        (([2, 3], [1, 1.2]), ("bb", "aa"), 2),  # the baseline, by which times are divided
+        (([2, 3], [4, 5]), ("bb", "aa"), None),
+    ],
+)
+def test_how_long_a_step_takes_over_another(
+    times: Any, machines: tuple[str, str], ratio: float | None
+) -> None:
+    found = time_ratio(times, [list(each) for each in machines])
+    assert math.isnan(found) if ratio is None else found == pytest.approx(ratio)
 
 
 def test_the_numbers_of_a_pair() -> None:

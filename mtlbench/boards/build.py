@@ -30,9 +30,10 @@ from mtlbench.runs.record import Metric, RunRecord
 _TITLES = ["method_title", "sharpness_title"]
 _ROLES = ["reference", "baseline", "method"]
 _DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last", "delta_m_beside"]
-_COSTS = ["step_ms", "step_ratio", "peak_memory_mb", "forwards", "backwards", "head_backwards"]
+_TIMES = ["step_ms", "step_ratio"]
+_COSTS = [*_TIMES, "peak_memory_mb", "forwards", "backwards", "head_backwards"]
 MACHINE = ["device", "threads", "jobs"]
-"""What step times have to share to be compared, but for the seed."""
+"""What step times have to share to be compared."""
 _ORIGIN = ["train_seconds", *MACHINE, "commit", "dirty", "started", "command"]
 
 
@@ -44,7 +45,8 @@ class Board:
         task: its name.
         metrics: by name, in the order of their columns.
         rows: one row per group x method x wrapper x options, means over the seeds that the group's
-            rows have in common.
+            rows have in common; of step times, which other work makes longer and nothing makes
+            shorter, the least.
         seeds: the runs behind them, and those left out, one row each.
     """
 
@@ -90,7 +92,7 @@ def _board(task: str, records: Sequence[RunRecord], handed_in: HandedIn) -> Boar
         metrics_here = _metrics(groups[key])
         runs = _runs(groups[key], metrics_here, key[_EPOCHS], handed_in)
         compared = _compared_on(runs)
-        others = {_machine_of(r): r.step_ms for r in handed_in.bases if _key(r) == key}
+        others = [(_machine_of(r), r.step_ms) for r in handed_in.bases if _key(r) == key]
         seeds.append(_compare(runs, metrics_here, compared, others))
         rows.append(_reduce(seeds[-1], metrics_here, compared))
 
@@ -107,6 +109,8 @@ def _board(task: str, records: Sequence[RunRecord], handed_in: HandedIn) -> Boar
 
 
 _EPOCHS = GROUP.index("epochs")
+Times = Sequence[tuple[Hashable, float | None]]
+"""Step times, each with its machine."""
 
 
 def _key(record: RunRecord) -> tuple[Any, ...]:
@@ -265,7 +269,7 @@ def _compare(
     runs: pd.DataFrame,
     metrics: Mapping[str, Metric],
     compared: Seeds,
-    others: Mapping[Hashable, float | None],
+    others: Times,
 ) -> pd.DataFrame:
     """The runs of a group, with their delta-m and run time ratios. Those with a seed that is left
     out have no delta-m."""
@@ -324,33 +328,37 @@ def _clean(number: float) -> float:
     return round(number, 9) + 0.0
 
 
-def _step_ratios(runs: pd.DataFrame, others: Mapping[Hashable, float | None]) -> list[float]:
-    """Step times over that of the baseline's run with the same seed on the same machine, of as many
-    runs at a time; a run of n times the epochs counts n steps as one.
+def _step_ratios(runs: pd.DataFrame, others: Times) -> list[float]:
+    """Step times over the least of the baseline's on the same machine, of as many runs at a time; a
+    run of n times the epochs counts n steps as one.
 
     Args:
         runs: of a group.
-        others: step times of further runs of the baseline, by seed and machine.
+        others: step times of further runs of the baseline.
     """
     own = _sole(runs, "baseline")
-    times = {**others, **dict(zip(_machines(own), own["step_ms"], strict=True))}
-    found = [times.get(key) for key in _machines(runs)]
+    least: dict[Hashable, float] = {}
+    for machine, step_ms in [*others, *zip(_machines(own), own["step_ms"], strict=True)]:
+        if step_ms is not None and step_ms > 0:
+            least[machine] = min(step_ms, least.get(machine, math.inf))
+    found = [least.get(machine) for machine in _machines(runs)]
     return list(runs["step_ms"] * runs["times"] / pd.Series(found, index=runs.index, dtype=float))
 
 
 def _machines(runs: pd.DataFrame) -> list[Hashable]:
-    """Seed and machine of each run. Where no record says how many there were at a time, 0 does."""
-    keys = runs[["seed", *MACHINE]].fillna({"jobs": 0})
+    """Machine of each run. Where no record says how many there were at a time, 0 does."""
+    keys = runs[MACHINE].fillna({"jobs": 0})
     return list(keys.itertuples(index=False, name=None))
 
 
 def _machine_of(record: RunRecord) -> Hashable:
     origin = record.provenance
-    return (record.identity.seed, origin.device, origin.threads, origin.jobs or 0)
+    return (origin.device, origin.threads, origin.jobs or 0)
 
 
 def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:
-    """The rows of a group: means over the seeds that they are compared on."""
+    """The rows of a group: means over the seeds that they are compared on, of step times the
+    least."""
     grouped = runs.groupby(ROW, sort=False)
     rows = pd.DataFrame([_row(row, compared, list(metrics)) for _, row in grouped])
     directions = {name: metric.higher_is_better for name, metric in metrics.items()}
@@ -366,8 +374,8 @@ def _row(runs: pd.DataFrame, compared: Seeds, metrics: Sequence[str]) -> dict[st
     numbers = own[[*metrics, *_DELTAS, *_COSTS]]
     means = numbers.mean(skipna=False)
     done = own.index[own["status"] == "ok"]
-    if len(done) == len(own):  # the baseline may lack a seed, too
-        means["step_ratio"] = numbers["step_ratio"].mean()
+    if len(done) == len(own):
+        means[_TIMES] = numbers[_TIMES].min()
     means[_DELTAS] = means[_DELTAS].map(_clean)
     row: dict[Any, Any] = {
         "status": _status(by_seed, metrics),

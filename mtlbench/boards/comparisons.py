@@ -262,17 +262,21 @@ def _pair(
 
 
 def time_ratio(times: Sequence[Any], machines: Sequence[Any]) -> float:
-    """How long a step of one row takes, over a step of another: the median over their seeds.
+    """How long a step of one row takes, over a step of another: the least over the seeds that a
+    machine ran, and of several machines the median.
 
-    Of the seeds that one machine ran both with; and of all of them where the other is the baseline,
-    as a time over the baseline's is of one machine by itself.
+    Of the machines that both ran on; and of all where the other is the baseline, as a time over the
+    baseline's is of one machine by itself.
 
     Args:
         times: of both rows, over the baseline's, by seed.
         machines: of both rows, by seed.
     """
-    comparable = (machines[0] == machines[1]) | (times[1] == 1)
-    return float(pd.Series((times[0] / times[1])[comparable], dtype=float).median())
+    least, other = (
+        pd.Series(t, dtype=float).groupby(list(m)).min()
+        for t, m in zip(times, machines, strict=True)
+    )
+    return float((least / (1 if (other == 1).all() else other)).median())
 
 
 def _question(first: pd.Series[Any], second: pd.Series[Any]) -> str:

@@ -21,6 +21,7 @@ from mtlbench.runs.record import RunRecord
 from mtlbench.runs.spec import Run
 from mtlbench.runs.store import Store
 from tests import first_hour
+from tests.front_table import BLOCK, front_table
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -34,6 +35,12 @@ def test_it_counts_the_weighting_methods() -> None:
     assert found
     roles = [METHODS.get(name).info.role for name in METHODS.names()]
     assert len(found[1].split(", ")) + int(found[2]) == len(roles) - roles.count("reference")
+
+
+def test_its_table_of_results_is_that_of_the_leaderboards() -> None:
+    found = BLOCK.search(README.read_text())
+    assert found
+    assert found[0] == front_table(README.parent / "leaderboards")
 
 
 def test_the_readme_shows_the_library_in_use() -> None:

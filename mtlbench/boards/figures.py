@@ -37,7 +37,7 @@ _MOST_NAMES = 13
 """Bars that have room for their names."""
 _SHORT = 26
 """Letters of a row's name that leave a plot of differences its room."""
-_LEGEND_COLUMNS = 4
+_LEGEND_COLUMNS = 3
 _OUTLIER = 8
 """An axis with a value this many times the median one is logarithmic beyond the bulk."""
 

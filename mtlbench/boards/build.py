@@ -34,6 +34,8 @@ _TIMES = ["step_ms", "step_ratio"]
 _COSTS = [*_TIMES, "peak_memory_mb", "forwards", "backwards", "head_backwards"]
 MACHINE = ["device", "threads", "jobs"]
 """What step times have to share to be compared."""
+StepTimes = Sequence[tuple[Hashable, float | None]]
+"""Each with its machine."""
 _ORIGIN = ["train_seconds", *MACHINE, "commit", "dirty", "started", "command"]
 
 
@@ -109,8 +111,6 @@ def _board(task: str, records: Sequence[RunRecord], handed_in: HandedIn) -> Boar
 
 
 _EPOCHS = GROUP.index("epochs")
-Times = Sequence[tuple[Hashable, float | None]]
-"""Step times, each with its machine."""
 
 
 def _key(record: RunRecord) -> tuple[Any, ...]:
@@ -269,7 +269,7 @@ def _compare(
     runs: pd.DataFrame,
     metrics: Mapping[str, Metric],
     compared: Seeds,
-    others: Times,
+    others: StepTimes,
 ) -> pd.DataFrame:
     """The runs of a group, with their delta-m and run time ratios. Those with a seed that is left
     out have no delta-m."""
@@ -328,7 +328,7 @@ def _clean(number: float) -> float:
     return round(number, 9) + 0.0
 
 
-def _step_ratios(runs: pd.DataFrame, others: Times) -> list[float]:
+def _step_ratios(runs: pd.DataFrame, others: StepTimes) -> list[float]:
     """Step times over the least of the baseline's on the same machine, of as many runs at a time; a
     run of n times the epochs counts n steps as one.
 

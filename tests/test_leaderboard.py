@@ -548,6 +548,14 @@ def test_plot(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_plot_has_room_for_many_methods(tmp_path: Path) -> None:
+    many = [record(method=f"m{i}") for i in range(60)]
+    plot(board(record(), *many), tmp_path / "plot.svg")
+    found = re.search(r'viewBox="0 0 \S+ ([\d.]+)"', (tmp_path / "plot.svg").read_text())
+    assert found
+    assert float(found[1]) > 60 * 15  # points: a line of the legend each
+
+
 def test_plotting_libraries_are_loaded_on_use_only() -> None:
     code = "import sys, mtlbench.boards.build; sys.exit('matplotlib' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

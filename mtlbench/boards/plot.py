@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mtlbench.boards.build import Board
-from mtlbench.boards.notes import row_name
+from mtlbench.boards.notes import Part, row_name
 from mtlbench.boards.symbols import TIMES
 from mtlbench.boards.terminal import heading
 from mtlbench.files import write_atomically
@@ -49,7 +49,8 @@ def picture(board: Board) -> str:
     from matplotlib.figure import Figure
 
     groups = list(board.groups())
-    figure = Figure(figsize=(8.5, 5 * len(groups)), layout="constrained")
+    height = max(5.0, *map(_legend_height, groups))
+    figure = Figure(figsize=(8.5, height * len(groups)), layout="constrained")
     FigureCanvasSVG(figure)
     for axes, rows in zip(figure.subplots(len(groups), squeeze=False).flat, groups, strict=True):
         _panel(axes, rows)
@@ -109,6 +110,13 @@ def _remarks(axes: Axes, drawn: pd.DataFrame, n_missing: int) -> None:
     axes.annotate(
         text, (1, -0.13), xycoords="axes fraction", ha="right", va="top", fontsize=8, color="0.35"
     )
+
+
+def _legend_height(rows: pd.DataFrame) -> float:
+    """Of a panel that has room for its legends, in inches."""
+    parts: tuple[Part, Part] = ("method", "sharpness")
+    names = {row_name(row, rows, part) for _, row in rows.iterrows() for part in parts}
+    return 1.6 + 0.215 * len(names)
 
 
 def _legends(axes: Axes, colours: Mapping[str, Any], markers: Mapping[str, str]) -> None:

@@ -11,7 +11,15 @@ import typer
 
 from mtlbench.cli.leaderboard import print_boards, read_boards
 from mtlbench.cli.options import Jobs
-from mtlbench.cli.sweep import TRIALS, Retry, Threads, begin_all, end, execute_all, to_report
+from mtlbench.cli.sweep import (
+    Retry,
+    Threads,
+    begin_all,
+    end,
+    execute_all,
+    execute_trials,
+    to_report,
+)
 from mtlbench.cli.terminal import say
 from mtlbench.errors import UsageError
 
@@ -50,9 +58,8 @@ def regenerate(
     begin_all(spec.requests(), look=dry_run)
     tried = checked(trials(spec))
     execute = partial(execute_all, jobs=jobs, threads=threads, retry=retry)
-    if tried and not dry_run:
-        say(TRIALS)
-        execute(tried, store.trials.folder)
+    if not dry_run:
+        execute_trials(tried, store, execute)
     runs = checked(to_report(spec, store))
     if dry_run:
         for what, some, place in (("trials", tried, store.trials), ("runs", runs, store)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # torch is imported while the server of the runs imports it, 
     from mtlbench.runs.store import Store
     from mtlbench.runs.together import Together
 
-TRIALS = "trials, on seeds that are not reported:"
 _PLACE = {True: "GPU", False: "core"}
 Engine = Literal["here", "local", "ray"]
 Threads = Annotated[int, typer.Option(min=1, help="Torch threads of each run.")]
@@ -119,9 +118,8 @@ def sweep(
         workers=workers,
         limit=limit,
     )
-    if tried and not look:
-        say(TRIALS)
-        execute(tried, store.trials.folder)
+    if not look:
+        execute_trials(tried, store, execute)
     requests = to_report(read, store)
     runs = checked(requests if shard is None else part(requests, shard))
     if look:
@@ -132,6 +130,15 @@ def sweep(
                 _print_plan(title, some, place, jobs)
         return
     end(execute(runs, out))
+
+
+def execute_trials(
+    tried: Sequence[Run], store: Store, execute: Callable[[Sequence[Run], Path], object]
+) -> None:
+    """Run what is tried before anything is reported, if anything is."""
+    if tried:
+        say("trials, on seeds that are not reported:")
+        execute(tried, store.trials.folder)
 
 
 def to_report(spec: SweepSpec, store: Store) -> list[RunSpec]:

@@ -17,8 +17,8 @@ from mtlbench.boards.comparisons import (
     pairs,
     standings,
     summary,
-    time_ratio,
 )
+from mtlbench.boards.times import time_ratio
 from mtlbench.runs.record import RunRecord
 from mtlbench.training.history import Selection
 from tests.factories import record

@@ -14,7 +14,7 @@ of that group: the baseline at the time that another row takes.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from mtlbench.boards.handed_in import NOTHING, HandedIn, least
 from mtlbench.boards.metrics import delta_m, delta_m_per_task, mean_rank
 from mtlbench.boards.places import GROUP, ROW, epochs_of, group_of, place_of
 from mtlbench.boards.seeds import Seeds, common_seeds, listed
+from mtlbench.boards.times import MACHINE, StepTimes, machine_of, step_ratios
 from mtlbench.errors import UsageError
 from mtlbench.runs.record import Metric, RunRecord
 
@@ -32,10 +33,6 @@ _ROLES = ["reference", "baseline", "method"]
 _DELTAS = ["delta_m", "delta_m_per_task", "delta_m_last", "delta_m_beside"]
 _TIMES = ["step_ms", "step_ratio"]
 _COSTS = [*_TIMES, "peak_memory_mb", "forwards", "backwards", "head_backwards"]
-MACHINE = ["device", "threads", "jobs"]
-"""What step times have to share to be compared."""
-StepTimes = Sequence[tuple[Hashable, float | None]]
-"""Each with its machine."""
 _ORIGIN = ["train_seconds", *MACHINE, "commit", "dirty", "started", "command"]
 
 
@@ -94,7 +91,7 @@ def _board(task: str, records: Sequence[RunRecord], handed_in: HandedIn) -> Boar
         metrics_here = _metrics(groups[key])
         runs = _runs(groups[key], metrics_here, key[_EPOCHS], handed_in)
         compared = _compared_on(runs)
-        others = [(_machine_of(r), r.step_ms) for r in handed_in.bases if _key(r) == key]
+        others = [(machine_of(r), r.step_ms) for r in handed_in.bases if _key(r) == key]
         seeds.append(_compare(runs, metrics_here, compared, others))
         rows.append(_reduce(seeds[-1], metrics_here, compared))
 
@@ -290,7 +287,7 @@ def _compare(
             ]
     found = pd.DataFrame.from_dict(deltas, orient="index", columns=_DELTAS, dtype=float)
     runs[_DELTAS] = found.reindex(runs.index)
-    runs["step_ratio"] = _step_ratios(runs, others)
+    runs["step_ratio"] = step_ratios(runs, _sole(runs, "baseline"), others)
     return runs
 
 
@@ -326,34 +323,6 @@ def _delta(
 def _clean(number: float) -> float:
     """Without the last bits, which a mean that is zero on paper would print."""
     return round(number, 9) + 0.0
-
-
-def _step_ratios(runs: pd.DataFrame, others: StepTimes) -> list[float]:
-    """Step times over the least of the baseline's on the same machine, of as many runs at a time; a
-    run of n times the epochs counts n steps as one.
-
-    Args:
-        runs: of a group.
-        others: step times of further runs of the baseline.
-    """
-    own = _sole(runs, "baseline")
-    least: dict[Hashable, float] = {}
-    for machine, step_ms in [*others, *zip(_machines(own), own["step_ms"], strict=True)]:
-        if step_ms is not None and step_ms > 0:
-            least[machine] = min(step_ms, least.get(machine, math.inf))
-    found = [least.get(machine) for machine in _machines(runs)]
-    return list(runs["step_ms"] * runs["times"] / pd.Series(found, index=runs.index, dtype=float))
-
-
-def _machines(runs: pd.DataFrame) -> list[Hashable]:
-    """Machine of each run. Where no record says how many there were at a time, 0 does."""
-    keys = runs[MACHINE].fillna({"jobs": 0})
-    return list(keys.itertuples(index=False, name=None))
-
-
-def _machine_of(record: RunRecord) -> Hashable:
-    origin = record.provenance
-    return (origin.device, origin.threads, origin.jobs or 0)
 
 
 def _reduce(runs: pd.DataFrame, metrics: Mapping[str, Metric], compared: Seeds) -> pd.DataFrame:

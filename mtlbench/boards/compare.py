@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtlbench.boards.build import Board
-from mtlbench.boards.comparisons import Table, pairs, tables, time_ratio
+from mtlbench.boards.comparisons import Table, pairs, tables, turned
 from mtlbench.boards.notes import row_name
 from mtlbench.boards.statistics import (
     ENOUGH_TO_RESAMPLE,
@@ -26,6 +26,7 @@ from mtlbench.boards.statistics import (
     seeds_to_resolve,
     verdict,
 )
+from mtlbench.boards.times import time_ratio
 from mtlbench.errors import UsageError
 from mtlbench.registry import Spec
 
@@ -220,16 +221,12 @@ def _resampled(table: Table, first: str, second: str, seeds: Sequence[int]) -> I
 
 def _in_the_table(known: pd.DataFrame, first: str, second: str) -> str:
     """The same pair as one of all."""
-    both = {first, second}
-    pair = next(row for _, row in known.iterrows() if {row["first"], row["second"]} == both)
-    sides = {"better": "worse", "worse": "better"}
-    said = (
-        pair["verdict"] if pair["first"] == first else sides.get(pair["verdict"], pair["verdict"])
-    )
+    either = pd.concat([known, turned(known)])
+    pair = either[(either["first"] == first) & (either["second"] == second)].iloc[0]
     tested = int(known["p"].notna().sum())
     return (
-        f"That is one comparison by itself. As one of all {tested} pairs of its table it is {said} "
-        f"(Holm's p = {pair['p_holm']:.2g})."
+        f"That is one comparison by itself. As one of all {tested} pairs of its table it is "
+        f"{pair['verdict']} (Holm's p = {pair['p_holm']:.2g})."
     )
 
 

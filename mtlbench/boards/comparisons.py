@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mtlbench.boards.build import MACHINE, Board
+from mtlbench.boards.build import Board
 from mtlbench.boards.metrics import changes
 from mtlbench.boards.notes import row_name
 from mtlbench.boards.places import GROUP, ROW
@@ -38,10 +38,13 @@ from mtlbench.boards.statistics import (
     worst_objective,
 )
 from mtlbench.boards.terminal import heading
+from mtlbench.boards.times import MACHINE, time_ratio
 from mtlbench.registry import reference
 from mtlbench.runs.record import Metric
 from mtlbench.training.history import Selection
 
+_SIGNED = ["difference", "low", "high", "low_90", "high_90"]
+_SIGNED_BACK = ["difference", "high", "low", "high_90", "low_90"]
 _PAIR = ["task", "group", "first", "second", "question", "n_seeds", "seeds", "two_machines"]
 _TESTS = ["p", "p_holm", "verdict", "question_p_holm", "question_verdict", "p_improvement"]
 _WORTH = ["resolution", "seeds_for_a_point", "time_ratio"]
@@ -261,22 +264,16 @@ def _pair(
     }
 
 
-def time_ratio(times: Sequence[Any], machines: Sequence[Any]) -> float:
-    """How long a step of one row takes, over a step of another: the least over the seeds that a
-    machine ran, and of several machines the median.
-
-    Of the machines that both ran on; and of all where the other is the baseline, as a time over the
-    baseline's is of one machine by itself.
-
-    Args:
-        times: of both rows, over the baseline's, by seed.
-        machines: of both rows, by seed.
-    """
-    least, other = (
-        pd.Series(t, dtype=float).groupby(list(m)).min()
-        for t, m in zip(times, machines, strict=True)
-    )
-    return float((least / (1 if (other == 1).all() else other)).median())
+def turned(pairs: pd.DataFrame) -> pd.DataFrame:
+    """The same pairs, the second row against the first."""
+    found, other = pairs.copy(), {"better": "worse", "worse": "better"}
+    found[["first", "second"]] = pairs[["second", "first"]].to_numpy()
+    found[_SIGNED] = -pairs[_SIGNED_BACK].to_numpy()
+    found["p_improvement"] = 1 - pairs["p_improvement"]
+    found["time_ratio"] = 1 / pairs["time_ratio"]
+    for name in ("verdict", "question_verdict"):
+        found[name] = pairs[name].replace(other)
+    return found
 
 
 def _question(first: pd.Series[Any], second: pd.Series[Any]) -> str:

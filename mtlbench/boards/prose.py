@@ -33,7 +33,7 @@ from typing import Any
 import pandas as pd
 
 from mtlbench.boards.build import build, histories
-from mtlbench.boards.comparisons import count, tables
+from mtlbench.boards.comparisons import count, tables, turned
 from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import MARGIN, VERDICTS, seeds_to_resolve
 from mtlbench.errors import UsageError
@@ -44,8 +44,6 @@ _WORDS = (
     *("row", "metrics", "pair", "pairs", "against", "clear", "answers", "verdicts", "table"),
     *("tuned", "scores", "claim"),
 )
-_SIGNED = ("difference", "low", "high", "low_90", "high_90")
-_SIGNED_BACK = ("difference", "high", "low", "high_90", "low_90")
 
 
 def prose(folder: Path) -> str:
@@ -115,7 +113,7 @@ class Facts:
         here = found[_fits(one, first) & _fits(other, second)]
         there = found[_fits(one, second) & _fits(other, first)]
         known = _only(
-            here if len(here) else _turned(there), f"a pair of {first!r} and {second!r} in {table}"
+            here if len(here) else turned(there), f"a pair of {first!r} and {second!r} in {table}"
         )
         said = known["verdict"] if pd.isna(known["question"]) else known["question_verdict"]
         whole: pd.Series[Any] = pd.concat(
@@ -126,7 +124,7 @@ class Facts:
     def against(self, table: str, name: str) -> pd.DataFrame:
         """Every other row against this one: pairs in which it is the second."""
         found = self._read(f"{table}_pairs")
-        return pd.concat([found[found["second"] == name], _turned(found[found["first"] == name])])
+        return pd.concat([found[found["second"] == name], turned(found[found["first"] == name])])
 
     def pairs(
         self, table: str, first: str = "*", second: str = "*", same_method: bool = False
@@ -220,18 +218,6 @@ class Facts:
         if not holds:
             self.broken.append(sentence)
         return ""
-
-
-def _turned(pairs: pd.DataFrame) -> pd.DataFrame:
-    """The same pairs, the second row against the first."""
-    found, other = pairs.copy(), {"better": "worse", "worse": "better"}
-    found[["first", "second"]] = pairs[["second", "first"]].to_numpy()
-    found[list(_SIGNED)] = -pairs[list(_SIGNED_BACK)].to_numpy()
-    found["p_improvement"] = 1 - pairs["p_improvement"]
-    found["time_ratio"] = 1 / pairs["time_ratio"]
-    for name in ("verdict", "question_verdict"):
-        found[name] = pairs[name].replace(other)
-    return found
 
 
 def _fits(names: pd.Series[str], pattern: str) -> pd.Series[bool]:

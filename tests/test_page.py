@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mtlbench.boards.build import build
-from mtlbench.boards.comparisons import tables
 from mtlbench.boards.figures import by_objective, pareto
+from mtlbench.boards.groups import tables
 from mtlbench.boards.page import page
 from mtlbench.cli import main
 from mtlbench.runs.record import RunRecord

@@ -12,7 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mtlbench.boards.build import Board
-from mtlbench.boards.comparisons import Table, pairs, tables, turned
+from mtlbench.boards.comparisons import pairs, turned
+from mtlbench.boards.groups import Table, tables
 from mtlbench.boards.notes import row_name
 from mtlbench.boards.statistics import (
     ENOUGH_TO_RESAMPLE,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from mtlbench.boards.comparisons import Table
+from mtlbench.boards.groups import Table
 from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import VERDICTS
 from mtlbench.boards.symbols import TIMES

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from mtlbench.boards.build import Board
-from mtlbench.boards.comparisons import Table, pairs, standings, summary, tables
+from mtlbench.boards.comparisons import pairs, standings, summary
+from mtlbench.boards.groups import Table, tables
 from mtlbench.boards.symbols import TIMES
 from mtlbench.files import to_csv
 

@@ -16,17 +16,10 @@ from typing import Any
 import pandas as pd
 
 from mtlbench.boards.build import Board, histories
-from mtlbench.boards.comparisons import (
-    SELECTIONS,
-    Table,
-    across,
-    pairs,
-    standings,
-    summary,
-    tables,
-)
+from mtlbench.boards.comparisons import SELECTIONS, across, pairs, standings, summary
 from mtlbench.boards.figures import SHOWN, figures
 from mtlbench.boards.formats import DASH, cells
+from mtlbench.boards.groups import Table, tables
 from mtlbench.boards.published import Literature, datasets
 from mtlbench.boards.statistics import MARGIN, Estimate
 from mtlbench.runs.record import RunRecord

@@ -33,7 +33,8 @@ from typing import Any
 import pandas as pd
 
 from mtlbench.boards.build import build, histories
-from mtlbench.boards.comparisons import count, tables, turned
+from mtlbench.boards.comparisons import count, turned
+from mtlbench.boards.groups import tables
 from mtlbench.boards.places import GROUP, ROW
 from mtlbench.boards.statistics import MARGIN, VERDICTS, seeds_to_resolve
 from mtlbench.errors import UsageError

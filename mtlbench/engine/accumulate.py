@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mtlbench.engine.flat import FlatParameters
+from mtlbench.engine.loss_parameters import Row
 from mtlbench.engine.numerics import AS_AROUND, Numerics
 from mtlbench.engine.problem import BatchProblem
 from mtlbench.engine.reduce import ALONE, Ranks
@@ -118,25 +119,25 @@ class AccumulatedProblem(BatchProblem):
 
     def _losses(self, wanted: Sequence[str]) -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
-        beside = self._beside and self._beside_rows is None and torch.is_grad_enabled()
+        beside = self.beside.is_due and torch.is_grad_enabled()
         for part in self._parts:
             shares = self._shares(part, wanted)
             if not shares:
                 continue
             if not part.begun:
                 part.look_anew()  # parts before it have moved the buffers
-            with torch.set_grad_enabled(bool(beside)):  # for the loss's own parameters
+            with torch.set_grad_enabled(beside):  # for the loss's own parameters
                 own = part.forward(list(shares)).losses.detach()
             for loss, (name, share) in zip(own, shares.items(), strict=True):
                 total[name] = total[name] + share * loss if name in total else share * loss
         if beside:
-            self._beside_rows = [self._row_beside(name) for name in wanted]
+            self.beside.keep([self._row_beside(name) for name in wanted])
         return total
 
-    def _row_beside(self, name: str) -> tuple[Tensor | None, ...]:
+    def _row_beside(self, name: str) -> Row:
         """Gradients of a loss with respect to its own parameters."""
         rows = [
-            [g if g is None else share * g for g in part.row_beside(name)]
+            [g if g is None else share * g for g in part.beside.row(part.objectives.index(name))]
             for part in self._parts
             for share in self._shares(part, [name]).values()
         ]

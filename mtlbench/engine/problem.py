@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from mtlbench.engine.flat import FlatParameters, descent
 from mtlbench.engine.inputs import check_batch, check_loss, check_losses, check_takes_three
 from mtlbench.engine.labels import Labels
+from mtlbench.engine.loss_parameters import LossParameters
 from mtlbench.engine.numerics import AS_AROUND, Numerics, check_retained, is_compiled, widened
 from mtlbench.engine.randomness import Buffers, Randomness, evaluation_mode, frozen_statistics
 from mtlbench.engine.reduce import ALONE, Ranks, Shares
@@ -136,8 +137,7 @@ class BatchProblem(StepProblem):
         self._buffers = Buffers(model)
         self._own = True
         """Whether the batch is the one that is trained on, and not a further one."""
-        self._beside = list(beside)
-        self._beside_rows: list[tuple[Tensor | None, ...]] | None = None
+        self.beside = LossParameters(beside, ranks)
         self.first_losses: Tensor | None = None
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         self._unread: list[Tensor] = []
@@ -159,7 +159,7 @@ class BatchProblem(StepProblem):
         """The problem of another batch, of the same tasks."""
         other = copy.copy(self)
         other._take(batch, self.objectives, number)
-        other._own, other._beside = False, []
+        other._own, other.beside = False, LossParameters((), self.ranks)
         return other
 
     @property
@@ -192,11 +192,8 @@ class BatchProblem(StepProblem):
             losses = losses[[order.index(name) for name in wanted]]
         if self.shares.own is not None:
             losses = torch.stack(self.shares.weighted(losses.unbind(), wanted))
-        if self._beside and self._beside_rows is None and losses.requires_grad:
-            self._beside_rows = [
-                torch.autograd.grad(loss, self._beside, retain_graph=True, allow_unused=True)
-                for loss in losses
-            ]
+        if self.beside.is_due and losses.requires_grad:
+            self.beside.differentiate(losses)
         if first and losses.requires_grad and is_compiled(self.model):
             check_retained(losses)
         features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
@@ -379,35 +376,6 @@ class BatchProblem(StepProblem):
         """Running statistics and other buffers as before the step, for one that is skipped."""
         self._buffers.restore()
 
-    def write_beside(self, weights: Tensor | None) -> list[Tensor]:
-        """Give the loss's own parameters their gradient, at the unperturbed point.
-
-        Args:
-            weights: (K,), of the tasks; None for a sum.
-
-        Returns:
-            The gradients.
-        """
-        rows = self._beside_rows or [(None,) * len(self._beside)]
-        factors = [1.0] * len(rows) if weights is None else weights.unbind()
-        written = []
-        for p, own in zip(self._beside, zip(*rows, strict=True), strict=True):
-            parts = [w * g for w, g in zip(factors, own, strict=True) if g is not None]
-            p.grad = torch.stack(parts).sum(0) if parts else None
-        for p, used in zip(self._beside, self._used_beside(), strict=True):
-            if used:
-                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-                self.ranks.sum_(p.grad)
-                written.append(p.grad)
-        return written
-
-    def _used_beside(self) -> list[bool]:
-        """Which of the loss's own parameters have a gradient, here or on another process."""
-        if not self._beside:
-            return []
-        found = self.ranks.total([p.grad is not None for p in self._beside])
-        return [n > 0 for n in found]
-
     @property
     def begun(self) -> bool:
         """Whether there was a forward pass."""
@@ -416,11 +384,6 @@ class BatchProblem(StepProblem):
     def look_anew(self) -> None:
         """Take the network's buffers as they are now for those before the step."""
         self._buffers = Buffers(self.model)
-
-    def row_beside(self, name: str) -> tuple[Tensor | None, ...]:
-        """A task's gradient of the loss's own parameters, once there was a forward pass."""
-        rows = self._beside_rows or [(None,) * len(self._beside)] * len(self.objectives)
-        return rows[self.objectives.index(name)]
 
     @contextmanager
     def _one_function(self) -> Iterator[None]:

@@ -114,7 +114,7 @@ def _restricted_step(
         _write(flat, update, clip_norm)
         weighted = all(method.info.head_policy == "weighted" for method in methods)
         weights = update.weights if weighted else None
-        beside = problem.write_beside(None if weights is None else scale * weights)
+        beside = problem.beside.write(None if weights is None else scale * weights)
         (total,) = problem.fetch(sum((g.sum() for g in beside), flat.grad.buffer.sum()))
     except NonFiniteError as error:
         if started is not None:  # the losses were read after the noise was drawn

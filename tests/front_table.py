@@ -14,10 +14,10 @@ from mtlbench.boards.prose import Facts
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-TASKS = ("flights", "multimnist", "cityscapes")
+TASKS = ("flights", "multimnist", "cityscapes", "nyuv2", "office_home", "celeba")
 ROWS = {
     "LS": "LS",
-    "LS, twice the epochs": r"LS epochs=(24|60)",
+    "LS, twice the epochs": r"LS epochs=\d+",
     **{name: name for name in ("UW", "FAMO", "MGDA", "CAGrad", "Nash-MTL", "FairGrad")},
     **{f"LS x {name}": f"LS x {name}" for name in ("SAM", "L-SAM")},
     "LS x F-MTL": r"LS x F-MTL( flatness=own)?",
@@ -27,7 +27,10 @@ BLOCK = re.compile(r"(?<=<!-- python -m tests.front_table -->\n).*?(?=\n\n)", re
 
 
 def front_table(folder: Path) -> str:
-    """Delta-m and half its 95 % interval, and what a test says against LS."""
+    """Delta-m and half its 95 % interval, and what a test says against LS.
+
+    Of rows that differ in their epochs alone, the one with the fewest stands in the table.
+    """
     facts = Facts(folder)
     lines = [f"| Δm%, less is better | {' | '.join(TASKS)} |", f"|---|{'---|' * len(TASKS)}"]
     for title, pattern in ROWS.items():
@@ -38,7 +41,8 @@ def front_table(folder: Path) -> str:
 
 def _cell(facts: Facts, task: str, pattern: str) -> str:
     standings = facts.table(f"{task}_standings")
-    (row,) = standings[standings["row"].str.fullmatch(pattern)].to_dict("records")
+    found = standings[standings["row"].str.fullmatch(pattern)].to_dict("records")
+    row = min(found, key=lambda row: [int(n) for n in re.findall(r"epochs=(\d+)", row["row"])])
     said = f"{round(row['delta_m'], 1) + 0.0:+.1f} ± {row['half']:.1f}"
     pairs: pd.DataFrame = facts.against(task, "LS")
     for pair in pairs[pairs["first"] == row["row"]].to_dict("records"):

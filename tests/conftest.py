@@ -1,5 +1,7 @@
 """What all tests share."""
 
+import gc
+import logging
 import os
 from importlib import import_module
 
@@ -21,3 +23,14 @@ def compute_with_one_thread() -> None:
 
 os.environ["COLUMNS"] = "160"  # pytest-xdist says 80, at which long names fold
 compute_with_one_thread()
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of short tests follow. The garbage collector need not look again at what was
+    imported for them, and pytest hangs its handlers, around each of them, on every logger whose
+    messages do not reach the root: torch has forty of those."""
+    gc.collect()
+    gc.freeze()
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True

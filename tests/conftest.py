@@ -21,6 +21,7 @@ def compute_with_one_thread() -> None:
     import_module("torch").set_num_threads(1)
 
 
+gc.disable()  # while tests are collected, which makes no garbage worth a search of all of torch
 os.environ["COLUMNS"] = "160"  # pytest-xdist says 80, at which long names fold
 compute_with_one_thread()
 
@@ -31,6 +32,7 @@ def pytest_collection_finish() -> None:
     messages do not reach the root: torch has forty of those."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     for logger in logging.root.manager.loggerDict.values():
         if isinstance(logger, logging.Logger):
             logger.propagate = True

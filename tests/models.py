@@ -47,7 +47,7 @@ def trunk(outputs: int = FEATURES) -> nn.Module:
 def tiny_model(K: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MultiTaskModel:
     """K heads, dropout in the trunk and in the first and the last head."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a stack's traceback
         heads = {
             name: nn.Sequential(
                 nn.Dropout(0.2 if k in (0, K - 1) else 0.0), nn.Linear(FEATURES, OUTPUTS)

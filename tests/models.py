@@ -16,6 +16,7 @@ from mtlbench.engine.restrict import restricted
 from mtlbench.interfaces import Batch, DenseView, Loss, WeightingMethod
 from mtlbench.registry import METHODS as REGISTERED
 from mtlbench.registry import SHARPNESS
+from mtlbench.testing.findings import global_seed
 from mtlbench.testing.steps import Supplied
 
 METHODS = [n for n in REGISTERED.names() if REGISTERED.get(n).info.role != "reference"]
@@ -46,8 +47,7 @@ def trunk(outputs: int = FEATURES) -> nn.Module:
 
 def tiny_model(K: int = 3, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MultiTaskModel:
     """K heads, dropout in the trunk and in the first and the last head."""
-    with torch.random.fork_rng():
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a stack's traceback
+    with global_seed(seed):
         heads = {
             name: nn.Sequential(
                 nn.Dropout(0.2 if k in (0, K - 1) else 0.0), nn.Linear(FEATURES, OUTPUTS)
@@ -273,6 +273,5 @@ VARIANTS = {
 
 def variant(name: str) -> MultiTaskModel:
     """A special network, seeded, in double precision."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
+    with global_seed(1):
         return VARIANTS[name]().double()

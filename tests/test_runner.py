@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 import random
 from collections.abc import Callable
 from functools import cache
@@ -267,6 +268,15 @@ def test_a_record_survives_the_file(shared: Path) -> None:
     for method, sharpness in CELLS:
         written = unbroken(method, sharpness, shared)
         assert Store(shared / "unbroken").read(written.identity) == written
+
+
+@pytest.mark.skipif(os.name != "posix", reason="its file names are text")
+def test_a_folder_whose_name_is_no_text(tmp_path: Path) -> None:
+    (folder := tmp_path / os.fsdecode(b"f\xff")).mkdir()
+    store = Store(tmp_path / "runs")
+    record = execute(run := run_of(data=folder), store)
+    assert r"f\udcff" in record.provenance.command
+    assert store.read(run.identity) == record
 
 
 def test_an_option_that_came_later_leaves_earlier_runs_theirs() -> None:

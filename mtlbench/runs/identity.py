@@ -7,13 +7,13 @@ import json
 from typing import Any
 
 from mtlbench.engine.numerics import USUAL, Numerics
-from mtlbench.training.history import Record
+from mtlbench.training.history import Record, Text
 
 
 class Weights(Record):
     """A file of initial weights."""
 
-    file: str
+    file: Text
     """Its name, without folders."""
     sha256: str
 

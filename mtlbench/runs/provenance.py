@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import Field
 
 import mtlbench
-from mtlbench.training.history import Record
+from mtlbench.training.history import Record, Text
 
 PACKAGES = ("torch", "torchvision", "torch-geometric", "torchmetrics", "numpy", "scipy", "cvxpy")
 
@@ -31,7 +31,7 @@ class Tuning(Record):
 class Provenance(Record):
     """Where a run's numbers come from."""
 
-    command: str
+    command: Text
     started: str
     device: str
     threads: int

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 from mtlbench.errors import UsageError
 from mtlbench.runs.identity import RunIdentity
 from mtlbench.runs.provenance import Provenance
-from mtlbench.training.history import Number, Phase, Record, Selection
+from mtlbench.training.history import Number, Phase, Record, Selection, Text
 
 Status = Literal["ok", "diverged", "failed"]
 
@@ -48,7 +48,7 @@ class RunRecord(Record):
     """Titles of the method and of the wrapper."""
     metrics: list[Metric]
     status: Status
-    reason: str = ""
+    reason: Text = ""
     phases: list[Phase] = Field(default=[])
     step_ms: Number | None = None
     """Median time of a step, device synchronised, without data loading; summed over phases."""

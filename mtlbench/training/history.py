@@ -15,6 +15,8 @@ from pydantic import (
 
 Number = Annotated[float, AfterValidator(lambda value: float(f"{value:.7g}"))]
 """Seven digits: all that single precision has, at half the size of a file."""
+Text = Annotated[str, AfterValidator(lambda text: text.encode(errors="backslashreplace").decode())]
+"""What JSON can say: a folder's name need not be text, and its bytes are spelled as escapes."""
 Selection = Literal["selected", "mean_of_last"]
 """What of a training may count: the epoch that validation selects, or the mean of the last ones."""
 

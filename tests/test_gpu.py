@@ -16,7 +16,8 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
-RANDOM = ("graddrop", "gradvac", "pcgrad", "random", "rlw")
+RANDOM = ("graddrop", "gradvac", "pcgrad", "random", "rlw", "esam", "samo")
+"""They draw random numbers, which differ from device to device."""
 
 
 def _losses(device: str, method: str, sharpness: str) -> torch.Tensor:
@@ -29,12 +30,12 @@ def _losses(device: str, method: str, sharpness: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", METHODS.names())
-@pytest.mark.parametrize("sharpness", [n for n in SHARPNESS.names() if n != "samo"])
+@pytest.mark.parametrize("sharpness", SHARPNESS.names())
 def test_steps_agree_with_the_cpu(method: str, sharpness: str) -> None:
-    if method in RANDOM:
+    if method in RANDOM or sharpness in RANDOM:
         pytest.skip("its random numbers differ from device to device")
     torch.testing.assert_close(
-        _losses("cuda", method, sharpness), _losses("cpu", method, sharpness), rtol=1e-3, atol=1e-4
+        _losses("cuda", method, sharpness), _losses("cpu", method, sharpness), rtol=1e-6, atol=1e-7
     )
 
 

@@ -412,3 +412,13 @@ def test_what_seeds_leave_open_is_tolerated() -> None:
     alone = [compare(each, row[0], [each, row[1]]) for each in handed_in]
     assert [f.tolerance for f in alone] == [1.0] * 4
     assert alone[2].outcome == "different"
+
+
+def test_a_score_of_zero_is_no_obstacle() -> None:
+    row = [record(accuracy, 2.0, seed=s) for s, accuracy in enumerate((0.0, 2.0, 1.0))]
+    (found, wrong) = (compare(each, row[0], row) for each in (record(1.0, 2.0), record(30.0, 2.0)))
+    assert (found.outcome, found.change) == ("within noise", -50)
+    assert wrong.outcome == "different"
+    nothing = [record(0.0, 2.0, seed=s) for s in range(3)]
+    assert compare(record(0.0, 2.1), nothing[0], nothing).change == pytest.approx(2.5)
+    assert compare(record(1.0, 2.0), nothing[0], nothing).outcome == "different"

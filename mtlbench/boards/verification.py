@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
-from mtlbench.boards.metrics import changes
 from mtlbench.boards.statistics import MARGIN, Estimate, prediction
 from mtlbench.errors import UsageError
 from mtlbench.runs.identity import RunIdentity
@@ -29,7 +28,7 @@ class Verification:
     Args:
         outcome: every number of training and test is the same; or the mean change of the metrics is
             within ``tolerance``; or it is not.
-        change: how much worse the record's metrics are, on average, in percent of those made here.
+        change: how much worse the record's metrics are than those made here: a mean, in percent.
         tolerance: the change that is no surprise, in the same unit.
     """
 
@@ -104,10 +103,11 @@ def _differing(theirs: RunIdentity, ours: RunIdentity) -> list[str]:
 def compare(record: RunRecord, again: RunRecord, siblings: Iterable[RunRecord]) -> Verification:
     r"""A record and its run again.
 
-    With :math:`v_m` the record's test scores and :math:`v'_m` those of the run made again, which
-    are to be trusted, the record's change is
+    With :math:`v_m` the record's test scores, :math:`v'_m` those of the run made again, which are
+    to be trusted, and :math:`\bar v_m` their mean over that run and the siblings (of one run, an F1
+    score may be 0), the record's change is
 
-    .. math:: d = \frac{100}{M} \sum_m \sigma_m \frac{v_m - v'_m}{v'_m}
+    .. math:: d = \frac{100}{M} \sum_m \sigma_m \frac{v_m - v'_m}{\bar v_m}
 
     Another machine rounds otherwise, which draws the rest of a training anew. So tolerated is what
     two draws differ by, :math:`t_{0.975, n-1} \sqrt 2 s`: s is the standard deviation of d over n
@@ -118,9 +118,10 @@ def compare(record: RunRecord, again: RunRecord, siblings: Iterable[RunRecord]) 
         again: made here.
         siblings: the row's records; the one of this seed does not count.
     """
-    change = _change(again, record)
     others = [other for other in siblings if other.identity != record.identity]
-    deviations = Estimate.of([0.0, *(_change(again, other) for other in others)])
+    scale = _means([again, *others])
+    change = _change(again, record, scale)
+    deviations = Estimate.of([0.0, *(_change(again, other, scale) for other in others)])
     tolerance = MARGIN if deviations.n < ENOUGH else prediction(deviations)
     if is_same(record, again):
         return Verification("bit-equal", 0.0, tolerance)
@@ -134,11 +135,34 @@ def is_same(record: RunRecord, other: RunRecord) -> bool:
     return _numbers(record) == _numbers(other)
 
 
-def _change(base: RunRecord, record: RunRecord) -> float:
-    directions = {metric.name: metric.higher_is_better for metric in base.metrics}
+def _means(runs: Sequence[RunRecord]) -> dict[str, float]:
+    """Of each metric, over the runs that ended with numbers."""
+    scores = [_scores(run) for run in runs if run.status == "ok"]
+    return {name: fmean(run[name] for run in scores) for name in scores[0]} if scores else {}
+
+
+def _change(base: RunRecord, record: RunRecord, scale: Mapping[str, float]) -> float:
+    """How much worse a record's metrics are, on average, in percent of ``scale``."""
     if base.status != "ok" or record.status != "ok":
         return math.nan
-    return fmean(changes(record.scores(), base.scores(), directions).values())
+    ours, theirs = _scores(base), _scores(record)
+    signs = {metric.name: -1 if metric.higher_is_better else 1 for metric in base.metrics}
+    return fmean(
+        _percent(sign * (theirs[name] - ours[name]), scale[name]) for name, sign in signs.items()
+    )
+
+
+def _scores(run: RunRecord) -> dict[str, float]:
+    """Of every metric; NaN where the record has none."""
+    found = run.scores()
+    return {metric.name: found.get(metric.name, math.nan) for metric in run.metrics}
+
+
+def _percent(difference: float, scale: float) -> float:
+    """Infinite where all else is 0."""
+    if difference == 0:
+        return 0.0
+    return 100 * difference / scale if scale else math.copysign(math.inf, difference)
 
 
 def _numbers(record: RunRecord) -> object:

@@ -15,11 +15,19 @@ try:
         from torch.distributed.distributed_c10d import _abort_process_group as abort_process_group
     from torch.utils._pytree import tree_leaves, tree_map
 
+    copy_all = torch._foreach_copy_
     _set_version_counter = torch._C._autograd._unsafe_set_version_counter
 except (ImportError, AttributeError) as error:
     raise ImportError(f"torch {torch.__version__} lacks what mtlbench uses: {error}") from error
 
-__all__ = ["NormBase", "abort_process_group", "set_versions", "tree_leaves", "tree_map"]
+__all__ = [
+    "NormBase",
+    "abort_process_group",
+    "copy_all",
+    "set_versions",
+    "tree_leaves",
+    "tree_map",
+]
 
 SetVersions = Callable[[Sequence[Tensor], Sequence[int]], None]
 

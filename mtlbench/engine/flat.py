@@ -77,9 +77,10 @@ class FlatParameters(Layout, Parameters):
 
     def _watch(self) -> None:
         """Note what the model is made of."""
-        modules = list(self.model.modules())
+        self.modules = list(self.model.modules())
+        """The model's parts, as of the last :meth:`begin_step`."""
         self._tables: list[dict[str, Any]] = [
-            table for m in modules for table in (m._parameters, m._modules)
+            table for m in self.modules for table in (m._parameters, m._modules)
         ]
         self._parts = list(chain.from_iterable(table.values() for table in self._tables))
         names = {id(p): name for name, p in self.model.named_parameters()}

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, Literal, TypeVar, get_args
@@ -246,10 +246,10 @@ def _changed(config: Any, **values: Any) -> Iterator[None]:
             setattr(config, name, value)
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether a part of a network is."""
+def is_compiled(modules: Iterable[nn.Module]) -> bool:
+    """Whether one of a network's parts is."""
     return "torch._dynamo" in sys.modules and any(
-        m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in model.modules()
+        m._compiled_call_impl is not None or hasattr(m, "_orig_mod") for m in modules
     )
 
 

@@ -133,8 +133,6 @@ class BatchProblem(StepProblem):
             isinstance(loss, JointLoss) or type(model).predict is not MultiTaskModel.predict
         )
         self._regularised = type(model).penalty is not MultiTaskModel.penalty
-        self._layers = [m for m in model.modules() if isinstance(m, NormBase)]
-        self._buffers = Buffers(model)
         self._own = True
         """Whether the batch is the one that is trained on, and not a further one."""
         self.beside = LossParameters(beside, ranks)
@@ -142,6 +140,8 @@ class BatchProblem(StepProblem):
         """Losses (K,) of the first view: at the unperturbed point, before the step."""
         self._unread: list[Tensor] = []
         flat.begin_step(tasks)
+        self._layers = [m for m in flat.modules if isinstance(m, NormBase)]
+        self._buffers = Buffers(flat.modules)
         self.further: Sequence[BatchProblem] = [self._on(*each) for each in enumerate(further, 1)]
 
     def _take(self, batch: Batch, objectives: Sequence[str], number: int = 0) -> None:
@@ -194,7 +194,7 @@ class BatchProblem(StepProblem):
             losses = torch.stack(self.shares.weighted(losses.unbind(), wanted))
         if self.beside.is_due and losses.requires_grad:
             self.beside.differentiate(losses)
-        if first and losses.requires_grad and is_compiled(self.model):
+        if first and losses.requires_grad and is_compiled(self.flat.modules):
             check_retained(losses)
         features = {name: _differentiable(part.trunk) for part in parts for name in part.names}
         return Forward(
@@ -383,7 +383,7 @@ class BatchProblem(StepProblem):
 
     def look_anew(self) -> None:
         """Take the network's buffers as they are now for those before the step."""
-        self._buffers = Buffers(self.model)
+        self._buffers = Buffers(self.flat.modules)
 
     @contextmanager
     def _one_function(self) -> Iterator[None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlbench.hardware import rng_state, set_rng_state
-from mtlbench.torch_private import NormBase
+from mtlbench.torch_private import NormBase, copy_all
 
 SMALL = 1 << 16
 """Entries of a buffer that costs nothing to copy."""
@@ -143,20 +143,37 @@ class _Kept:
         self.buffer.copy_(self.before)
 
 
+@torch.no_grad()
+def _copies(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Of each tensor, a kernel for all of a kind: on a GPU its launch costs more than its work."""
+    copies = [torch.empty_like(t) for t in tensors]
+    kinds: dict[tuple[torch.dtype, torch.device], list[tuple[Tensor, Tensor]]] = {}
+    for new, old in zip(copies, tensors, strict=True):
+        kinds.setdefault((old.dtype, old.device), []).append((new, old))
+    for pairs in kinds.values():
+        copy_all([new for new, _ in pairs], [old for _, old in pairs])
+    return copies
+
+
 class Buffers:
     """What a network's forward pass moves besides the statistics of normalisation: buffers of any
     module (an iterate of spectral normalisation, running statistics of one's own).
 
     Args:
-        model: before the step's first forward pass.
+        modules: all of the network, before the step's first forward pass.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._kept = [
-            _Kept(module, name, b, b._version, b.clone())
-            for module in model.modules()
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        found = [
+            (module, name, b)
+            for module in modules
             for name, b in module._buffers.items()
             if b is not None
+        ]
+        copies = _copies([b for _, _, b in found])
+        self._kept = [
+            _Kept(module, name, b, b._version, before)
+            for (module, name, b), before in zip(found, copies, strict=True)
         ]
         self._moved = [k for k in self._kept if not isinstance(k.module, NormBase)]
         """What the first forward pass moves; what it may move, before there was one."""

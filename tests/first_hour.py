@@ -44,6 +44,7 @@ NOT_HERE = {
 SHORTER = {
     "mtlbench quickstart": "mtlbench quickstart --epochs 1",
     "--seed 0 1 2": "--seed 0 --epochs 1",
+    "--seed '{0..19}'": "--seed 0 --epochs 1",
     "stl ls fairgrad:alpha=2 cagrad": "stl ls fairgrad:alpha=2",
     "make cityscapes": "make cityscapes --n-train 4 --n-val 4 --size 32x64",
     "bench step": "bench step --case 'multimnist*' --rounds 1 --seconds 0",

@@ -56,7 +56,8 @@ def commands(title: str) -> list[list[str]]:
         "waves": f"waves:{TASK}",
         "multimnist": TOY,
     }
-    text = "".join(blocks(title, "bash")).replace("--seed 0 1 2", "--seed 0 --epochs 1")
+    text = "".join(blocks(title, "bash")).replace("{0..19}", "0 1 2")
+    text = text.replace("--seed 0 1 2", "--seed 0 --epochs 1")
     return [[instead.get(word, word) for word in shlex.split(line)] for line in text.splitlines()]
 
 

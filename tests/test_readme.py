@@ -49,7 +49,9 @@ def test_the_readme_shows_the_library_in_use() -> None:
     assert any("Stepper(" in block for block in found)
 
 
-def test_a_table_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The class reads a table with missing labels, and ends in rows."""
     (block,) = [block for block in blocks() if "class Mine(Task)" in block]
     (tmp_path / "mine.py").write_text(block)
@@ -71,6 +73,9 @@ def test_a_table_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert set(rows["status"]) == {"ok"}
     assert len(rows) == 3
     assert main(["check", "mine:Mine", "--data", "folder"]) == 0
+    capsys.readouterr()
+    assert main(["run", "mine:Mine", "--method", "ls", "--out", "without"]) == 2
+    assert "mine:Mine cannot be made without --data (PATH/table.csv): " in capsys.readouterr().err
     del sys.modules["mine"]
 
 

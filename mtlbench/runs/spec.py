@@ -18,7 +18,7 @@ from mtlbench.data import check_folder
 from mtlbench.engine.numerics import USUAL, Numerics
 from mtlbench.engine.randomness import seeded
 from mtlbench.engine.stream import RowsMode
-from mtlbench.errors import UsageError
+from mtlbench.errors import DataError, UsageError
 from mtlbench.hardware import pick_device
 from mtlbench.interfaces import MethodInfo, SharpnessInfo, Task
 from mtlbench.registry import METHODS, SHARPNESS, TASKS, Spec, identifying
@@ -267,7 +267,16 @@ def build_task(
         check_folder(data, cls.info)
     if epochs is not None:
         protocol = dataclasses.replace(protocol, epochs=epochs)
-    return TASKS.build(spec, protocol, data), identifying(cls, options)
+    try:
+        task = TASKS.build(spec, protocol, data)
+    except (TypeError, AttributeError) as error:  # what a None in the folder's place leads to
+        if data is not None:
+            raise
+        raise DataError(
+            f"task {spec} cannot be made without --data ({cls.info.source}): {error}; --debug says "
+            "where"
+        ) from error
+    return task, identifying(cls, options)
 
 
 @cache

@@ -72,6 +72,20 @@ def test_grids_with_wrappers_of_their_own() -> None:
     ]
 
 
+def test_a_grid_with_some_of_the_seeds() -> None:
+    grids = [{"methods": ["stl", "ls"], "sharpness": ["sam"], "seeds": [1]}]
+    content = {"tasks": [TOY], "methods": ["stl", "ls"], "seeds": [0, 1], "grids": grids}
+    plain = [("stl", "none"), ("ls", "none")]
+    spec = SweepSpec.parse(content, "here")
+    assert words(spec) == [
+        *((*cell, 0) for cell in plain),
+        *((*cell, 1) for cell in [*plain, ("ls", "sam")]),
+    ]
+    content["grids"] = [{"methods": ["mgda"], "seeds": [1, 2]}]
+    with pytest.raises(UsageError, match="here: grids: seed 2 is none of the sweep's"):
+        SweepSpec.parse(content, "here")
+
+
 def test_what_it_says_reaches_the_runs(tmp_path: Path) -> None:
     spec = {"tasks": [TOY], "methods": ["ls"], "protocol": "paper", "epochs": 2, "arch": "linear"}
     (stl, ls) = checked(SweepSpec.parse(spec | {"device": "cpu"}, "here").requests())

@@ -191,6 +191,14 @@ def test_without_trials_it_is_the_first_choice(tmp_path: Path) -> None:
     assert {cell.choice.lr for cell in cells} == {None}
 
 
+def test_a_grid_with_some_of_the_seeds_is_reported_with_them(tmp_path: Path) -> None:
+    grids = [{"methods": ["ls", "fairgrad"], "sharpness": ["samo"], "seeds": [1]}]
+    spec = parsed(sharpness=["none"], grids=grids)
+    requests = reported(spec, tuned(spec, Store(tmp_path)))
+    by_seed = [[r.sharpness for r in requests if r.seed == seed] for seed in (0, 1)]
+    assert by_seed == [["none"] * 3, ["none"] * 3 + ["samo:rho=0.01"] * 2]
+
+
 def test_trials_are_no_part_of_a_board(done: Store, tmp_path: Path) -> None:
     records = list(done)
     assert len(records) == 5 * 4 * 2

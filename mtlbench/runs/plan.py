@@ -66,6 +66,7 @@ class Grid(_Part):
         lr: of these cells, instead of the protocol's.
         gradient_scale: likewise.
         clip_norm: likewise.
+        seeds: of these cells, where they are run with some of the sweep's only.
     """
 
     methods: Words
@@ -73,6 +74,7 @@ class Grid(_Part):
     lr: PositiveFloat | None = None
     gradient_scale: GradientScale | None = None
     clip_norm: PositiveFloat | None = None
+    seeds: Seeds | None = None
 
     def cells(self) -> Iterator[tuple[str, str]]:
         """Pairs of a method and a wrapper; a reference method has no wrapper."""
@@ -127,7 +129,7 @@ class SweepSpec(_Part):
         methods: names with options, with each of ``sharpness``.
         sharpness: names with options; by default the wrapper that changes nothing.
         grids: further methods with wrappers of their own, and with a learning rate, a scale and a
-            bound of the gradient.
+            bound of the gradient, and some of the seeds.
         seeds: paired over all cells.
         protocol: of each task; its first by default.
         epochs: instead of the protocol's.
@@ -197,6 +199,12 @@ class SweepSpec(_Part):
             raise UsageError(f"{source}: {_said(error)}") from error
         if not spec.all_grids():
             raise UsageError(f"{source}: nothing to run: give methods, or grids")
+        for grid in spec.grids:
+            if further := sorted({*(grid.seeds or ())} - {*spec.seeds}):
+                raise UsageError(
+                    f"{source}: grids: seed {further[0]} is none of the sweep's, which a grid may "
+                    f"leave out only; add it to seeds"
+                )
         if spec.tune and (both := sorted({*spec.seeds} & {*spec.tune.seeds})):
             raise UsageError(
                 f"{source}: tune.seeds: {both[0]} is among the seeds that are reported"
@@ -230,12 +238,20 @@ class SweepSpec(_Part):
 
     def requests(self) -> list[RunSpec]:
         """Every run, seed by seed, so that an interruption leaves whole seeds."""
-        cells = self.cells()
         return [
             request
             for task, seed in product(self.tasks, self.seeds)
-            for request in self.with_longer([self.request(task, *cell, seed) for cell in cells])
+            for request in self.with_longer(
+                [self.request(task, *cell, seed) for cell in self.cells_of(seed)]
+            )
         ]
+
+    def cells_of(self, seed: int) -> list[tuple[str, str]]:
+        """The cells that are run with a seed: all but those of grids without it."""
+        having, lacking = set[tuple[str, str]](), set[tuple[str, str]]()
+        for grid in self.all_grids():
+            (having if seed in (grid.seeds or self.seeds) else lacking).update(grid.cells())
+        return [cell for cell in self.cells() if cell not in lacking - having]
 
     def with_longer(self, requests: Sequence[RunSpec]) -> list[RunSpec]:
         """A task's requests of a seed, and those of the baseline for ``equal_time``."""

@@ -76,7 +76,11 @@ def reported(spec: SweepSpec, cells: list[Tuned]) -> list[RunSpec]:
         request
         for task, seed in product(spec.tasks, spec.seeds)
         for request in spec.with_longer(
-            [replace(cell.choice, seed=seed) for cell in cells if cell.task == task]
+            [
+                replace(cell.choice, seed=seed)
+                for cell in cells
+                if cell.task == task and (cell.method, cell.wrapper) in spec.cells_of(seed)
+            ]
         )
     ]
 

@@ -113,7 +113,7 @@ def inline(
         wide: whether it takes the page's width.
         tips: what a pointer over a mark shows, by the mark's gid.
     """
-    drawn = re.sub(r">\n\s*<", "><", _labelled(svg(figure, salt, tips), label))
+    drawn = _labelled(svg(figure, salt, tips), label)
     for token, colour in _VARIABLES.items():
         drawn = drawn.replace(token, colour)
     kind = ' class="wide"' if wide else ""

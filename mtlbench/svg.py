@@ -47,7 +47,7 @@ def svg(figure: Figure, salt: str, tips: Mapping[str, str] | None = None) -> str
     for gid, tip in (tips or {}).items():
         drawn = drawn.replace(f' id="{gid}">', f"><title>{escape(tip)}</title>", 1)
     drawn = _TAG.sub(lambda tag: _NUMBER.sub(_rounded, tag[0]), drawn)
-    return _renamed(drawn, salt)
+    return _renamed(re.sub(r">\n\s*<", "><", drawn), salt)
 
 
 def _renamed(drawn: str, salt: str) -> str:

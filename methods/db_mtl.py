@@ -38,9 +38,9 @@ class DBMTL(WeightingMethod):
     Args:
         n_tasks: K.
         beta: how much of the average is kept.
-        decay: :math:`\sigma`. 0, the default of the authors' code, keeps as much for ever. That costs
-            it much under Adam: on most of our leaderboards it is among the last with 0, and in the
-            first third with 0.5 (``leaderboards/README.md``).
+        decay: :math:`\sigma`. 0, the default of the authors' code, keeps as much for ever. That has
+            its price under Adam: on most of our leaderboards it is among the last with 0, and in
+            the first third with 0.5 (``leaderboards/README.md``).
     """
 
     info = MethodInfo(

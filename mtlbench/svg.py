@@ -20,6 +20,9 @@ _SVG = re.compile(r"<svg.*?</svg>", re.DOTALL)
 _VERSION = re.compile(r"matplotlib [\w.]+")
 _TAG = re.compile(r"<\w[^>]*>")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
+_PATH = re.compile(r'(?<= d=")[^"]+')
+_COMMAND = re.compile(r"\s*([A-Za-z])\s*")
+_ALONE = re.compile(r"<g>(<(?:path|use)\b[^>]*/>)</g>")
 _ID = re.compile(r' id="([^"]+)"')
 _REFERENCE = re.compile(r'(url\(#|href="#)([^")]+)')
 _HUNDREDTH = Decimal("0.01")
@@ -47,7 +50,7 @@ def svg(figure: Figure, salt: str, tips: Mapping[str, str] | None = None) -> str
     for gid, tip in (tips or {}).items():
         drawn = drawn.replace(f' id="{gid}">', f"><title>{escape(tip)}</title>", 1)
     drawn = _TAG.sub(lambda tag: _NUMBER.sub(_rounded, tag[0]), drawn)
-    return _renamed(re.sub(r">\n\s*<", "><", drawn), salt)
+    return _shortened(_renamed(drawn, salt))
 
 
 def _renamed(drawn: str, salt: str) -> str:
@@ -56,6 +59,13 @@ def _renamed(drawn: str, salt: str) -> str:
     names = {name: f"{salt}-{n}" for n, name in enumerate(used)}
     drawn = _REFERENCE.sub(lambda found: found[1] + names[found[2]], drawn)
     return _ID.sub(lambda found: f' id="{names[found[1]]}"' if found[1] in names else "", drawn)
+
+
+def _shortened(drawn: str) -> str:
+    """Without what says nothing: blanks between tags and in paths, groups of one shape."""
+    drawn = re.sub(r">\n\s*<", "><", drawn)
+    drawn = _PATH.sub(lambda path: _COMMAND.sub(r"\1", path[0]), drawn)
+    return _ALONE.sub(r"\1", drawn)
 
 
 def _rounded(found: re.Match[str]) -> str:

@@ -14,11 +14,12 @@ from mtlbench.boards.prose import Facts
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-TASKS = ("flights", "multimnist", "cityscapes", "nyuv2", "office_home", "celeba")
+TASKS = ("flights", "multimnist", "cityscapes", "nyuv2", "office_home", "celeba", "qm9")
 ROWS = {
     "LS": "LS",
     "LS, twice the epochs": r"LS epochs=\d+",
     **{name: name for name in ("UW", "FAMO", "MGDA", "CAGrad", "Nash-MTL", "FairGrad")},
+    "DB-MTL, decay=0.5": "DB-MTL decay=0.5",
     **{f"LS x {name}": f"LS x {name}" for name in ("SAM", "L-SAM")},
     "LS x F-MTL": r"LS x F-MTL( flatness=own)?",
     "LS x SAMO": r"LS x SAMO (layers=all,)?noise=per-task",

@@ -76,7 +76,14 @@ def test_seeds_that_only_one_has() -> None:
     found = said(kept, "tilt", "sum")
     assert "on the 4 seeds, 0 1 2 3, that both have" in found
     assert "Left out, as the other lacks them: one seed, 4 of SUM." in found
-    assert "TILT has no Δm%, 4/5 seeds: seed 4 missing" in found
+    assert "TILT +10.04 (+9.91 to +10.18), its worst metric accuracy, 20.1 % worse" in found
+    assert "20.1 % worse (4/5 seeds: seed 4 missing)" in found
+
+
+def test_a_run_that_diverged_is_a_hole() -> None:
+    kept = [r for r in sweep() if (r.identity.method, r.identity.seed) != ("tilt", 4)]
+    kept.append(record(80.0, 2.0, method="tilt", seed=4, status="diverged"))
+    assert "TILT has no Δm%, 4/5 seeds: seed 4 diverged" in said(kept, "tilt", "sum")
 
 
 def test_a_nan_metric_is_a_seed_left_out() -> None:

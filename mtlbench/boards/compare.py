@@ -233,12 +233,13 @@ def _in_the_table(known: pd.DataFrame, first: str, second: str) -> str:
 
 def _against(table: Table, name: str) -> str:
     estimate, (metric, change) = table.against_reference(name), table.worst(name)
+    (status,) = table.rows.loc[table.rows["name"] == name, "status"]
     if not metric:
-        (status,) = table.rows.loc[table.rows["name"] == name, "status"]
         return f"{name} has no Δm%, {status}"
     interval = f" ({_interval(*estimate.interval())})" if estimate.n > 1 else ""
     loss = f"{abs(change):.1f} % {'worse' if change > 0 else 'better'}"
-    return f"{name} {estimate.mean:+.2f}{interval}, its worst metric {metric}, {loss}"
+    lacking = "" if status == "ok" else f" ({status})"
+    return f"{name} {estimate.mean:+.2f}{interval}, its worst metric {metric}, {loss}{lacking}"
 
 
 def _cost(table: Table, first: str, second: str, seeds: Sequence[int]) -> Iterator[str]:

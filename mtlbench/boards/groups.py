@@ -74,7 +74,9 @@ class Table:
         return [seed for seed in seeds if seed in self._reference.index]
 
     def _is_whole(self, name: str) -> bool:
-        return bool((self.rows.loc[self.rows["name"] == name, "status"] == "ok").all())
+        """Whether all runs of a row came to their end; a seed that it was never run with is no
+        hole in its means."""
+        return bool(self.rows.loc[self.rows["name"] == name, "delta_m"].notna().all())
 
     @cached_property
     def averages_last(self) -> bool:
@@ -104,8 +106,8 @@ class Table:
         return [-1 if metric.higher_is_better else 1 for metric in self.metrics.values()]
 
     def against_reference(self, name: str, at: Literal["", "_last", "_beside"] = "") -> Estimate:
-        """Delta-m of a row, with the reference's own noise, on the seeds that both have; NaN if the
-        row lacks a run, or there is no such seed.
+        """Delta-m of a row, with the reference's own noise, on the seeds that both have; NaN if one
+        of its runs did not come to its end, or there is no such seed.
 
         Args:
             name: of the row.
@@ -126,9 +128,10 @@ class Table:
         empty where there is none."""
         if not self.has_reference or not self._is_whole(name):
             return {}
-        columns = list(self.metrics)
+        seeds = self.with_reference(list(self.of(name).index))
         means, base = (
-            runs[columns].mean(skipna=False) for runs in (self.of(name), self._reference)
+            runs.loc[seeds, list(self.metrics)].mean(skipna=False)
+            for runs in (self.of(name), self._reference)
         )
         directions = {m: metric.higher_is_better for m, metric in self.metrics.items()}
         return changes(_floats(means), _floats(base), directions)

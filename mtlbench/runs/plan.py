@@ -242,16 +242,21 @@ class SweepSpec(_Part):
             request
             for task, seed in product(self.tasks, self.seeds)
             for request in self.with_longer(
-                [self.request(task, *cell, seed) for cell in self.cells_of(seed)]
+                [self.request(task, *cell, seed) for cell in self.cells_of[seed]]
             )
         ]
 
-    def cells_of(self, seed: int) -> list[tuple[str, str]]:
-        """The cells that are run with a seed: all but those of grids without it."""
-        having, lacking = set[tuple[str, str]](), set[tuple[str, str]]()
-        for grid in self.all_grids():
-            (having if seed in (grid.seeds or self.seeds) else lacking).update(grid.cells())
-        return [cell for cell in self.cells() if cell not in lacking - having]
+    @cached_property
+    def cells_of(self) -> dict[int, list[tuple[str, str]]]:
+        """The cells that are run with each seed: all but those of grids without it."""
+        cells = self.cells()
+        grids = [(grid.seeds or self.seeds, {*grid.cells()}) for grid in self.all_grids()]
+        found = {}
+        for seed in self.seeds:
+            having = {cell for seeds, own in grids if seed in seeds for cell in own}
+            lacking = {cell for seeds, own in grids if seed not in seeds for cell in own} - having
+            found[seed] = [cell for cell in cells if cell not in lacking]
+        return found
 
     def with_longer(self, requests: Sequence[RunSpec]) -> list[RunSpec]:
         """A task's requests of a seed, and those of the baseline for ``equal_time``."""

@@ -79,7 +79,7 @@ def reported(spec: SweepSpec, cells: list[Tuned]) -> list[RunSpec]:
             [
                 replace(cell.choice, seed=seed)
                 for cell in cells
-                if cell.task == task and (cell.method, cell.wrapper) in spec.cells_of(seed)
+                if cell.task == task and (cell.method, cell.wrapper) in spec.cells_of[seed]
             ]
         )
     ]

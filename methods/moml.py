@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mtlbench.interfaces import Further, GradientView, MethodInfo, StepProblem, WeightingMethod
 from mtlbench.methods._adam import TaskAdam
-from mtlbench.methods._cosines import SolveError
+from mtlbench.methods._cosines import RANK_TOL, SolveError
 from mtlbench.methods._solvers import min_norm
 
 
@@ -27,8 +27,8 @@ class MOML(WeightingMethod):
         u_k = - \eta \, \nabla L'_k(\theta')^\top G^\top S
 
     The minimum-norm point of the hull of the unit vectors :math:`u_k / \lVert u_k \rVert` is the
-    gradient by which Adam moves the logits, which begin equal; the same step is then one of
-    :math:`\sum_k w_k L_k`.
+    gradient by which Adam moves the logits, which begin equal, and zero if it is no longer than a
+    rounding error; the same step is then one of :math:`\sum_k w_k L_k`.
 
     Departs from the authors' code (that of FORUM): the min-norm point is exact, and the step is on
     the batch alone, not together with the one that is held out.
@@ -84,7 +84,10 @@ class MOML(WeightingMethod):
         rows = u / torch.where(norms > 0, norms, 1.0)
         (found,) = here.fetch(rows @ rows.T)
         try:
-            shares = torch.from_numpy(min_norm(found))
+            nearest = min_norm(found)
+            if nearest @ found @ nearest <= len(w) * RANK_TOL:
+                nearest[:] = 0  # what is left is rounding error, of which Adam would make a step
+            shares = torch.from_numpy(nearest)
         except SolveError:  # gradients that are not finite: the step is skipped for them
             shares = torch.full((len(w),), torch.nan)
         self._slope = (shares.to(rows) @ rows).to(w)

@@ -38,3 +38,16 @@ def test_gradients_that_vanish_teach_nothing() -> None:
     method, solved = MOML(2), CASE.rescaled(0.0)
     method.look(KnownProblem(solved.view(), 1))
     assert method.weights(solved.view()).tolist() == [0.5, 0.5]
+
+
+def test_the_last_bits_of_gradients_that_cancel_do_not_move_the_weights() -> None:
+    """What is left of the minimum-norm point is rounding error. Adam, whose first step is about as
+    long for any gradient, would follow it."""
+    g = CASE.jacobian[0].float()
+    for seed in range(20):
+        signs = torch.randint(-1, 2, (2, len(g)), generator=torch.Generator().manual_seed(seed))
+        J = torch.stack([g, -g]) * (1 + torch.finfo(g.dtype).eps * signs)
+        case = Case("", CASE.losses, J.double(), J[:, :3].double())
+        method = MOML(2, lr=0.1)
+        method.look(KnownProblem(case.view(dtype=torch.float32), 1))
+        assert method.weights(case.view()).tolist() == [0.5, 0.5]

@@ -117,6 +117,7 @@ def test_a_tuned_benchmark_is_tuned_first(
     assert "4 of 4 trials to make" in said
     assert "2 of 2 runs to make" in said
     assert main(words) == 0
+    assert "Chosen by one seed each" in capsys.readouterr().out
     store = Store(tmp_path / "records")
     assert {record.provenance.tuning.trials for record in store if record.provenance.tuning} == {2}
     assert (len(list(store)), len(list(store.trials))) == (2, 4)

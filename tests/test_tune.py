@@ -222,6 +222,7 @@ def test_the_command_tries_chooses_and_reports(
     ended = mtlbench(*words, "--engine", "here")
     assert ended.code == 0
     assert "12 runs to do, 20 epochs" in ended.out
+    assert "Chosen by one seed" not in ended.out
     assert len(list(Store(out / "trials"))) == 12
     assert {r.identity.seed for r in Store(out)} == {0, 1}
     (board,) = build(read_folder(out)[0]).values()

@@ -155,6 +155,8 @@ def to_report(spec: SweepSpec, store: Store) -> list[RunSpec]:
         score = "no choice has all its trials" if math.isinf(cell.score) else f"{cell.score:.4g}"
         table.add_row(*map(escape, (cell.task, cell.method, cell.wrapper, words, lr, score)))
     console.print(table)
+    if len(spec.tune.seeds) == 1:
+        say("Chosen by one seed each: between choices whose scores are near, another may differ.")
     return reported(spec, cells)
 
 
